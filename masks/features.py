@@ -1,0 +1,125 @@
+"""What a small neighbourhood of a photo looks like, as a vector, and how much two of them differ.
+
+Knows nothing of masks or segments; a learned extractor joins as another class with the same call.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from jaxtyping import Float
+from torch import Tensor
+
+# Mean and spread of photographs on the web (ImageNet, sRGB in [0, 1]): they centre the vectors, so
+# that the cosine between two of them is about content and not about both being bright.
+PHOTO_MEAN = (0.485, 0.456, 0.406)
+PHOTO_STD = (0.229, 0.224, 0.225)
+
+
+class FeatureExtractor(Protocol):
+    """Turns images into one vector per patch; fixed, so nothing flows back into it."""
+
+    def __call__(self, image: Float[Tensor, "C H W 3"]) -> Float[Tensor, "C h w F"]:
+        """Features of sRGB images in [0, 1]; the patch grid covers the whole image."""
+        ...
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """The fixed patch filters that stand in for learned features."""
+
+    patch: int = 14
+    """Side of a patch in pixels."""
+
+    frequencies: int = 4
+    """Lowest cosine frequencies kept along each side of a patch."""
+
+    contrast_floor: float = 0.1
+    """Share of a patch of full contrast below which two flat grey patches count as alike."""
+
+    def __post_init__(self) -> None:
+        """Refuse a bank that has more filters than a patch has pixels."""
+        if not 1 <= self.frequencies <= self.patch:
+            raise ValueError(
+                f"frequencies must lie in [1, patch={self.patch}], got {self.frequencies}"
+            )
+
+
+def cosine_rows(size: int, count: int) -> Float[Tensor, "count size"]:
+    """The `count` lowest frequencies of the orthonormal DCT-II over `size` samples."""
+    positions = (torch.arange(size, dtype=torch.float64) + 0.5) * math.pi / size
+    rows = torch.cos(torch.arange(count, dtype=torch.float64)[:, None] * positions)
+    rows *= math.sqrt(2.0 / size)
+    rows[0] /= math.sqrt(2.0)
+    return rows.float()
+
+
+def opponent_rows() -> Float[Tensor, "3 3"]:
+    """Orthonormal brightness, red-blue and green-purple axes of RGB."""
+    rows = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 2.0, -1.0]])
+    return F.normalize(rows, dim=1)
+
+
+def patch_waves(side: int, patch: int, count: int) -> Float[Tensor, "rows side"]:
+    """Cosine waves of every patch along one side of an image, patch by patch.
+
+    The side is stretched linearly to whole patches first, so that the grid covers it and a flipped
+    image has flipped patches.
+    """
+    num_patches = math.ceil(side / patch)
+    stretch = F.interpolate(
+        torch.eye(side)[None], size=num_patches * patch, mode="linear", align_corners=False
+    )[0].T  # [num_patches * patch, side]
+    waves = cosine_rows(patch, count) @ stretch.reshape(num_patches, patch, side)
+    return waves.reshape(num_patches * count, side)
+
+
+class PatchFilterBank:
+    """Orthonormal patch filters: low cosine frequencies of brightness and two colour axes.
+
+    Like the patch embedding of a vision transformer it is one linear map of normalised patches; it
+    needs no download. The filters are separable, so an image is two small matrix products. The
+    constant last feature keeps the cosine of nearly grey, flat patches from being the cosine of
+    their noise.
+    """
+
+    def __init__(self, settings: FeatureSettings | None = None) -> None:
+        self.settings = settings or FeatureSettings()
+        self._waves: dict[tuple[int, torch.device], Float[Tensor, "rows side"]] = {}
+
+    def __call__(self, image: Float[Tensor, "C H W 3"]) -> Float[Tensor, "C h w F"]:
+        """Features per patch of `settings.patch` pixels, stretched to cover the image."""
+        patch, count = self.settings.patch, self.settings.frequencies
+        down, across = (self._waves_of(side, image) for side in image.shape[1:3])
+        rows = torch.matmul(down, image.flatten(2)).unflatten(2, (-1, 3))  # [C, h * count, W, 3]
+        waves = torch.tensordot(rows, across, dims=([2], [1]))  # [C, h * count, 3, w * count]
+        waves = waves.unflatten(3, (-1, count)).unflatten(1, (-1, count))
+        brightest = patch * image.new_tensor(PHOTO_MEAN)  # a patch of the mean colour
+        waves[:, :, 0, :, :, 0] -= brightest[:, None]
+        to_axes = opponent_rows().to(image) / image.new_tensor(PHOTO_STD)
+        features = torch.einsum("oc,nhucwv->nhwouv", to_axes, waves).flatten(3)
+        floor = features.new_full((*features.shape[:3], 1), self.settings.contrast_floor * patch)
+        return torch.cat([features, floor], dim=-1)
+
+    def _waves_of(self, side: int, like: Tensor) -> Float[Tensor, "rows side"]:
+        key = (side, like.device)
+        if key not in self._waves:
+            waves = patch_waves(side, self.settings.patch, self.settings.frequencies)
+            self._waves[key] = waves.to(like)
+        return self._waves[key]
+
+
+@torch.no_grad()
+def feature_residual(
+    color: Float[Tensor, "C H W 3"],
+    image: Float[Tensor, "C H W 3"],
+    features: FeatureExtractor,
+) -> Float[Tensor, "C H W"]:
+    """One minus the cosine between the features of `color` and `image`, per pixel, in [0, 2]."""
+    both = F.normalize(features(torch.cat([color, image])), dim=-1)
+    of_color, of_image = both.chunk(2)
+    residual = (1.0 - (of_color * of_image).sum(dim=-1)).clamp(0.0, 2.0)
+    size = list(image.shape[1:3])
+    return F.interpolate(residual[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
