@@ -1,0 +1,173 @@
+"""Which Gaussians grow and which go: strategies with the three hooks that gsplat users know.
+
+A strategy only says what should happen (a `Refinement`); the branch carries it out on every
+tensor that has a row per Gaussian.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from arguments.config import DensificationConfig, StrategyName
+from gaussian_renderer import Render
+from scene.gaussians import Gaussians
+from training.rows import EditPlan
+from training.schedule import Schedule
+
+LARGE_SCALE = 0.1  # share of the extent above which `default` prunes after its first reset
+RESET_FACTOR = 2.0  # an opacity reset leaves this multiple of the pruning threshold
+
+
+@dataclass
+class GrowthState:
+    """What a strategy has seen since its last round; one row per Gaussian.
+
+    Attributes:
+        grad_sum: sum of the screen gradients' lengths, in units of half the image.
+        absgrad_sum: the same of the absolute gradients.
+        count: in how many views each Gaussian was visible.
+    """
+
+    grad_sum: Float[Tensor, " N"]
+    absgrad_sum: Float[Tensor, " N"]
+    count: Float[Tensor, " N"]
+
+    @classmethod
+    def empty(cls, num_gaussians: int, device: torch.device) -> "GrowthState":
+        """Nothing seen yet."""
+        return cls(*(torch.zeros(num_gaussians, device=device) for _ in range(3)))
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What a strategy wants done after a step."""
+
+    plan: EditPlan | None = None
+    opacity_ceiling: float | None = None
+
+
+NOTHING = Refinement()
+
+
+class Strategy(Protocol):
+    """Decides after each step how a Gaussian set should change."""
+
+    needs_absgrad: bool
+
+    def initialize_state(self, gaussians: Gaussians) -> GrowthState:
+        """Fresh statistics for these Gaussians."""
+
+    def step_pre_backward(self, state: GrowthState, render: Render) -> None:
+        """Called between render and backward: ask for the gradients that are needed."""
+
+    def step_post_backward(
+        self, state: GrowthState, gaussians: Gaussians, render: Render, row: int, step: int
+    ) -> Refinement:
+        """Called after backward: note the gradients of camera `row`, refine when due.
+
+        Args:
+            step: updates done, this one included.
+        """
+
+
+@dataclass(frozen=True)
+class GradientStrategy:
+    """Grow where the screen gradient is large, remove the nearly transparent.
+
+    With `needs_absgrad` the rule is the paper's (after GOF, arXiv 2404.10772): a Gaussian grows
+    when its mean gradient passes the threshold, or its mean absolute gradient is among as large a
+    share of the set as the former selects; there is no pruning by size.
+    """
+
+    schedule: Schedule
+    config: DensificationConfig
+    scene_scale: float
+    max_gaussians: int
+    needs_absgrad: bool
+
+    def initialize_state(self, gaussians: Gaussians) -> GrowthState:
+        """Fresh statistics for these Gaussians."""
+        return GrowthState.empty(len(gaussians), gaussians.device)
+
+    def step_pre_backward(self, state: GrowthState, render: Render) -> None:  # noqa: ARG002
+        """Keep the gradient of the projected centres."""
+        render.means2d.retain_grad()
+
+    @torch.no_grad()
+    def step_post_backward(
+        self, state: GrowthState, gaussians: Gaussians, render: Render, row: int, step: int
+    ) -> Refinement:
+        """Note the gradients; at the end of an interval say what grows and what goes."""
+        if step < self.schedule.grow_until:
+            self._observe(state, render, row)
+        ceiling = None
+        if self.schedule.resets_at(step):
+            ceiling = RESET_FACTOR * self.config.prune_opacity
+        if not self.schedule.grows_at(step):
+            return Refinement(None, ceiling) if ceiling else NOTHING
+        return Refinement(self._plan(state, gaussians, step), ceiling)
+
+    def _observe(self, state: GrowthState, render: Render, row: int) -> None:
+        grad = render.means2d.grad
+        if grad is None:  # nothing in view has a gradient
+            return
+        _, height, width, _ = render.color.shape
+        half = grad.new_tensor([width / 2, height / 2])
+        visible = render.radii[row] > 0
+        state.count += visible
+        state.grad_sum += (grad[row] * half).norm(dim=-1) * visible
+        if render.absgrad is not None and render.absgrad.grad is not None:
+            state.absgrad_sum += (render.absgrad.grad[row] * half).norm(dim=-1) * visible
+
+    def _plan(self, state: GrowthState, gaussians: Gaussians, step: int) -> EditPlan:
+        seen = state.count.clamp_min(1)
+        mean_grad = state.grad_sum / seen
+        grow = mean_grad >= self.config.densify_grad_threshold
+        if self.needs_absgrad and bool(grow.any()):
+            mean_abs = state.absgrad_sum / seen
+            grow |= mean_abs >= quantile(mean_abs, 1 - float(grow.float().mean()))
+        largest = gaussians.log_scales.amax(dim=1).exp()
+        prune = gaussians.opacity_logits.sigmoid() < self.config.prune_opacity
+        if (
+            not self.needs_absgrad
+            and self.schedule.reset_every
+            and step > self.schedule.reset_every
+        ):
+            prune |= largest > LARGE_SCALE * self.scene_scale
+        grow = within_cap(grow & ~prune, mean_grad, self.max_gaussians - int((~prune).sum()))
+        split = grow & (largest > self.config.percent_dense * self.scene_scale)
+        return EditPlan(keep=~prune & ~split, clone=grow & ~split, split=split)
+
+
+def quantile(values: Float[Tensor, " N"], share: float) -> Float[Tensor, ""]:
+    """The value below which `share` of the values lie, without interpolation."""
+    rank = min(max(round(share * (len(values) - 1)), 0), len(values) - 1)
+    return values.kthvalue(rank + 1).values
+
+
+def within_cap(
+    grow: Bool[Tensor, " N"], score: Float[Tensor, " N"], room: int
+) -> Bool[Tensor, " N"]:
+    """At most `room` of the growing rows, those with the highest score; ties by row."""
+    rows = grow.nonzero()[:, 0]
+    if len(rows) <= room:
+        return grow
+    best = rows[score[rows].argsort(descending=True, stable=True)[: max(room, 0)]]
+    allowed = torch.zeros_like(grow)
+    allowed[best] = True
+    return allowed
+
+
+STRATEGY_NEEDS_ABSGRAD: dict[StrategyName, bool] = {"asymmetric": True, "default": False}
+
+
+def build_strategy(
+    config: DensificationConfig, schedule: Schedule, scene_scale: float, max_gaussians: int
+) -> Strategy:
+    """The strategy that a run asks for."""
+    return GradientStrategy(
+        schedule, config, scene_scale, max_gaussians, STRATEGY_NEEDS_ABSGRAD[config.strategy]
+    )

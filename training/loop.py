@@ -1,0 +1,229 @@
+"""The loop: draw views, step, save, report; it decides when, functions elsewhere decide what."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+from tqdm import tqdm
+
+from arguments.config import TrainConfig
+from arguments.messages import ExitCode, Messages, UserError
+from scene.capture import Capture
+from scene.gaussians import Gaussians
+from training import checkpoint
+from training.randomness import pick
+from training.run_folder import RunRecord, Status, close_messages, export
+from training.setup import Parts, camera_batch
+from training.step import StepStats, TrainView, train_step
+
+REPORT_EVERY = 20  # steps between two looks at the loss, each of which waits for the device
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+SIGNAL_EXIT_BASE = 128
+
+
+class Stopped(Exception):
+    """The user or the system asked the run to end; it has been saved."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass
+class StopRequest:
+    """Which signal has arrived, if any."""
+
+    number: int | None = None
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Turn the first stop signal into a request; the second ends the process at once."""
+    request = StopRequest()
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        request.number = number
+        signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What one look at the run shows."""
+
+    step: int
+    loss: float
+    psnr: float
+    num_gaussians: int
+    masked: float
+    terms: dict[str, float]
+
+    @classmethod
+    def of(cls, step: int, stats: StepStats, num_gaussians: int) -> "Progress":
+        """Read the scalars of a step; this waits for the device."""
+        error = max(float(stats.squared_error), 1e-10)
+        return cls(
+            step=step,
+            loss=float(stats.loss),
+            psnr=-10 * float(torch.tensor(error).log10()),
+            num_gaussians=num_gaussians,
+            masked=1 - float(stats.trusted),
+            terms={term.name: float(term.value) for term in stats.terms},
+        )
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls on the way.
+
+    Attributes:
+        progress: told every REPORT_EVERY steps.
+        measure: PSNR of the test views in dB, for `test_iterations`.
+    """
+
+    progress: Callable[[Progress], None]
+    measure: Callable[[Gaussians], float]
+
+
+class ViewSource:
+    """The training photos on the device; which one comes when follows from seed and step."""
+
+    def __init__(self, capture: Capture, config: TrainConfig, device: torch.device) -> None:
+        self._capture, self._config, self._device = capture, config, device
+        kept = config.run.data_device
+        self._store = device if kept == "auto" else torch.device(kept)
+        self._images = {
+            view_id: capture.image(view_id).to(self._store) for view_id in capture.train
+        }
+        self._cameras = {i: camera_batch(capture, i, device) for i in capture.train}
+
+    def draw(self, step: int, names: list[str]) -> list[TrainView]:
+        """One view for each branch, independently, uniformly, with replacement."""
+        train, seed = self._capture.train, self._config.run.seed
+        return [self.view(train[pick(seed, step, f"view/{name}", len(train))]) for name in names]
+
+    def view(self, view_id: int) -> TrainView:
+        """A training view, its photo as sRGB in [0, 1]."""
+        image = self._images[view_id].to(self._device)[None].float() / 255
+        trust = self._capture.mask(view_id)
+        return TrainView(
+            view_id,
+            self._cameras[view_id],
+            image,
+            None if trust is None else trust[None].to(self._device),
+        )
+
+
+@dataclass
+class Run:
+    """A run in progress: what it works on and what it has to say."""
+
+    config: TrainConfig
+    parts: Parts
+    views: ViewSource
+    record: RunRecord
+    messages: Messages
+    hooks: Hooks
+
+    @property
+    def model_path(self) -> Path:
+        """The folder of the run."""
+        return self.config.model.model_path
+
+    def train(self) -> None:
+        """Train to the last step, saving on the way.
+
+        Raises:
+            Stopped: a signal arrived; the step was finished and saved.
+            UserError: the loss is no number any more.
+        """
+        state, last = self.parts.state, self.config.run.iterations
+        names = [branch.name for branch in state.trained]
+        bar = tqdm(
+            total=last, initial=state.step, disable=self.config.run.quiet, unit="it", smoothing=0.05
+        )
+        with bar, stop_requests() as request:
+            while state.step < last:
+                began = time.perf_counter()
+                stats = train_step(state, self.views.draw(state.step, names), self.parts.context)
+                if state.step % REPORT_EVERY == 0 or state.step == last:
+                    self._report(stats, bar)
+                self.record.seconds += time.perf_counter() - began
+                bar.update()
+                self._save_when_due(bar)
+                if request.number is not None:
+                    raise self._stop(request.number)
+
+    def _report(self, stats: StepStats, bar: tqdm) -> None:
+        state = self.parts.state
+        seen = Progress.of(state.step, stats, len(state.result))
+        if not torch.isfinite(torch.tensor(seen.loss)):
+            raise UserError(
+                f"step {state.step}: the loss is {seen.loss}; resume from the last checkpoint "
+                "with a lower learning rate",
+                ExitCode.NUMERICAL,
+            )
+        bar.set_postfix_str(
+            f"loss {seen.loss:.4f}, PSNR {seen.psnr:.1f}, {seen.num_gaussians} Gaussians, "
+            f"masked {seen.masked:.0%}",
+            refresh=False,
+        )
+        self.hooks.progress(seen)
+
+    def _save_when_due(self, bar: tqdm) -> None:
+        step, run = self.parts.state.step, self.config.run
+        every = run.checkpoint_every
+        if (every and step % every == 0) or step in run.checkpoint_iterations:
+            self.save()
+        if step in run.save_iterations and step != run.iterations:
+            export(self.model_path, self.parts.state.result, step)
+        if step in run.test_iterations:
+            bar.write(
+                f"step {step}: test PSNR {self.hooks.measure(self.parts.state.result):.2f} dB",
+                file=sys.stderr,
+            )
+
+    def _stop(self, number: int) -> Stopped:
+        path = self.save()
+        return Stopped(
+            f"stopped at step {self.parts.state.step}, saved {path}; go on with --resume",
+            SIGNAL_EXIT_BASE + number,
+        )
+
+    def save(self) -> Path:
+        """Write a checkpoint and the record of the run."""
+        path = checkpoint.save(
+            self.model_path,
+            self.parts.state,
+            self.config,
+            self.record.dataset,
+            self.record.seconds,
+        )
+        self.note_progress("running")
+        return path
+
+    def finish(self) -> None:
+        """Write the last checkpoint and the models of the branches."""
+        state = self.parts.state
+        self.save()
+        export(self.model_path, state.result, state.step)
+
+    def note_progress(self, status: Status, code: int | None = None, reason: str = "") -> None:
+        """Bring run.json up to date."""
+        record, state = self.record, self.parts.state
+        record.status, record.code, record.reason = status, code, reason
+        record.step, record.num_gaussians = state.step, len(state.result)
+        close_messages(record, self.messages)
+        record.write(self.model_path)

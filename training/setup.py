@@ -1,0 +1,167 @@
+"""From a configuration and a capture to a state that can be trained; decides no schedule."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from simple_knn import mean_squared_distance
+
+from arguments.config import MaskKind, TrainConfig
+from arguments.messages import ExitCode, Messages, UserError
+from masks.candidates import Candidates
+from masks.maskers import CandidateSource, Masker, MaskerSettings, build_masker
+from scene.cameras import Cameras
+from scene.capture import Capture
+from scene.gaussians import Gaussians, select_rows, smoothing_filter
+from training.branches import Branch, TrainedBranch
+from training.densification import build_strategy
+from training.memory import planned_cap
+from training.optimizers import GaussianAdam
+from training.randomness import generator
+from training.schedule import Schedule
+from training.state import TrainState, link_proxies
+from training.step import StepContext
+
+BRANCH_NAMES = ("a", "b")
+DUAL_AGREEMENT, EMA_AGREEMENT = 1.0, 0.1
+DUAL_QUANTILE, EMA_QUANTILE = 0.90, 0.95
+SMALLEST_CAP = 1000
+
+
+def choose_device(config: TrainConfig, messages: Messages) -> torch.device:
+    """The device that the run asks for.
+
+    Raises:
+        UserError: a GPU is asked for and there is none.
+    """
+    wanted, there = config.run.device, torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise UserError(
+            "--device cuda, but torch sees no GPU; use --device cpu or install torch with CUDA",
+            ExitCode.ENVIRONMENT,
+        )
+    if wanted == "cpu" or not there:
+        messages.note(f"device: CPU, {torch.get_num_threads()} threads")
+        return torch.device("cpu")
+    messages.note(f"device: {torch.cuda.get_device_name()}")
+    return torch.device("cuda")
+
+
+def masks_of(config: TrainConfig) -> list[tuple[MaskKind, ...]]:
+    """For each trained branch the masks that it uses in turn."""
+    method, kinds = config.run.method, config.mask.branch_masks
+    if kinds is None:
+        kinds = ("none",) if method == "single" else ("hard", "soft")
+    return [(kind,) for kind in kinds] if method == "dual" else [kinds]
+
+
+def num_branches(config: TrainConfig) -> tuple[int, int]:
+    """How many branches are trained, and how many are proxies."""
+    return len(masks_of(config)), int(config.run.method == "ema")
+
+
+def gaussian_cap(config: TrainConfig, device: torch.device) -> int:
+    """How many Gaussians a branch may have: as told, else as the memory allows."""
+    if config.run.max_gaussians is not None:
+        return config.run.max_gaussians
+    return max(planned_cap(device, *num_branches(config)), SMALLEST_CAP)
+
+
+def camera_batch(capture: Capture, view_id: int, device: torch.device) -> Cameras:
+    """The camera of one view as a batch on the device."""
+    return Cameras.of([capture.views[view_id].camera]).to(device)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the training loop runs on."""
+
+    state: TrainState
+    context: StepContext
+    max_gaussians: int
+
+
+def initial_gaussians(
+    config: TrainConfig, capture: Capture, cap: int, device: torch.device, messages: Messages
+) -> Gaussians:
+    """Gaussians at the points of the capture, at most `cap` of them."""
+    xyz, rgb = capture.points.xyz, capture.points.rgb
+    distances = mean_squared_distance(xyz)
+    gaussians = Gaussians.from_points(xyz, rgb.float() / 255, distances, config.model.sh_degree)
+    if len(xyz) > cap:
+        messages.warn(f"{len(xyz)} points, {cap} allowed (--max_gaussians); a random part is used")
+        order = torch.randperm(len(xyz), generator=generator(config.run.seed, 0, "points"))
+        gaussians = select_rows(gaussians, order[:cap].sort().values)
+    return gaussians.map(lambda tensor: tensor.to(device))
+
+
+def build(
+    config: TrainConfig, capture: Capture, candidates: CandidateSource, messages: Messages
+) -> Parts:
+    """Branches, strategies, maskers and the step's context for a fresh run."""
+    device = choose_device(config, messages)
+    schedule = Schedule.of(config)
+    cap = gaussian_cap(config, device)
+    cameras = [camera_batch(capture, view_id, device) for view_id in capture.train]
+    start = initial_gaussians(config, capture, cap, device, messages)
+    if config.optimization.filter == "mip":
+        start.filter_3d = smoothing_filter(start.means, cameras)
+    strategy = build_strategy(config.densification, schedule, capture.scene_scale, cap)
+    ema = config.run.method == "ema"
+    branches: list[Branch] = []
+    for name, kinds in zip(BRANCH_NAMES, masks_of(config), strict=False):
+        gaussians = start.map(lambda tensor: tensor.clone()).requires_grad_()
+        branches.append(
+            TrainedBranch(
+                name=name,
+                gaussians=gaussians,
+                optimizer=GaussianAdam(gaussians),
+                strategy=strategy,
+                growth=strategy.initialize_state(gaussians),
+                maskers=build_maskers(config, kinds, candidates),
+                has_filter=config.optimization.filter == "mip",
+            )
+        )
+    if ema and isinstance(branches[0], TrainedBranch):
+        branches.append(link_proxies(branches[0], config.agreement.ema_decay))
+    weight = config.agreement.agreement_weight
+    context = StepContext(
+        config=config,
+        schedule=schedule,
+        scene_scale=capture.scene_scale,
+        agreement_weight=(EMA_AGREEMENT if ema else DUAL_AGREEMENT) if weight is None else weight,
+        background=torch.full((3,), float(config.model.white_background), device=device),
+        cameras=cameras,
+    )
+    return Parts(TrainState(branches), context, cap)
+
+
+def build_maskers(
+    config: TrainConfig, kinds: tuple[MaskKind, ...], candidates: CandidateSource
+) -> tuple[Masker, ...]:
+    """One masker for each kind."""
+    quantile = config.mask.hard_quantile
+    if quantile is None:
+        quantile = EMA_QUANTILE if config.run.method == "ema" else DUAL_QUANTILE
+    settings = MaskerSettings(
+        quantile=quantile,
+        dilation=config.mask.mask_dilation,
+        learning_rate=config.mask.mask_lr,
+    )
+    return tuple(build_masker(kind, settings, candidates) for kind in kinds)
+
+
+def no_candidates(view_id: int) -> Candidates:
+    """The source of a run that has asked for no hard mask.
+
+    Raises:
+        LookupError: always.
+    """
+    raise LookupError(f"view {view_id}: this run has no distractor candidates")
+
+
+def candidate_folders(config: TrainConfig) -> list[Path]:
+    """Where candidates are looked for, in this order; the last is where they are made."""
+    if config.mask.candidates is not None:
+        return [config.mask.candidates]
+    return [config.model.source_path / "candidates", config.model.model_path / "candidates"]

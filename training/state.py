@@ -1,0 +1,81 @@
+"""Everything that a run has learnt so far: the one object that is checkpointed, all of it."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from scene.gaussians import Gaussians
+from training.branches import Branch, ProxyBranch, TrainedBranch
+from training.densification import GrowthState
+
+
+@dataclass
+class TrainState:
+    """The branches and how many updates they have had.
+
+    Attributes:
+        branches: trained ones first; the first is the run's result.
+    """
+
+    branches: list[Branch]
+    step: int = 0
+
+    @property
+    def trained(self) -> list[TrainedBranch]:
+        """The branches that learn from photos."""
+        return [branch for branch in self.branches if isinstance(branch, TrainedBranch)]
+
+    @property
+    def result(self) -> Gaussians:
+        """The Gaussians that the run is for."""
+        return self.branches[0].gaussians
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is learnt, by a name that says where it belongs."""
+        named: dict[str, Tensor] = {}
+        for branch in self.branches:
+            named |= {f"{branch.name}/gaussians/{n}": t for n, t in branch.gaussians.tensors()}
+            if isinstance(branch, TrainedBranch):
+                named |= {
+                    f"{branch.name}/adam/{n}": t for n, t in branch.optimizer.tensors().items()
+                }
+                named |= {f"{branch.name}/growth/{n}": t for n, t in vars(branch.growth).items()}
+                for i, masker in enumerate(branch.maskers):
+                    named |= {f"{branch.name}/mask{i}/{n}": t for n, t in masker.state().items()}
+        return {name: tensor.detach() for name, tensor in named.items()}
+
+    def load(self, tensors: dict[str, Tensor], step: int) -> None:
+        """Take everything from a checkpoint that `tensors` made; on this state's device.
+
+        Raises:
+            KeyError: a tensor is missing.
+        """
+        self.step = step
+        device = self.result.device
+        groups = _grouped({name: tensor.to(device) for name, tensor in tensors.items()})
+        for branch in self.branches:
+            parts = groups[branch.name]
+            branch.gaussians = Gaussians(**parts["gaussians"])
+            if isinstance(branch, TrainedBranch):
+                branch.gaussians.requires_grad_()
+                branch.optimizer.load(parts["adam"], step)
+                branch.growth = GrowthState(**parts["growth"])
+                for i, masker in enumerate(branch.maskers):
+                    masker.load_state(parts.get(f"mask{i}", {}))
+
+
+def _grouped(tensors: dict[str, Tensor]) -> dict[str, dict[str, dict[str, Tensor]]]:
+    groups: dict[str, dict[str, dict[str, Tensor]]] = {}
+    for name, tensor in tensors.items():
+        branch, part, rest = name.split("/", 2)
+        groups.setdefault(branch, {}).setdefault(part, {})[rest] = tensor
+    return groups
+
+
+def link_proxies(live: TrainedBranch, decay: float) -> ProxyBranch:
+    """A proxy that starts as a copy of `live` and follows it from now on."""
+    proxy = ProxyBranch(
+        f"{live.name}-average", live.gaussians.map(lambda t: t.detach().clone()), decay
+    )
+    live.followers.append(proxy)
+    return proxy
