@@ -1,10 +1,28 @@
-"""Segments of a photo that may be distractors; knows nothing of residuals or of training."""
+"""Segments of a photo that may be distractors, in memory and as one small file per photo.
 
+Knows nothing of how they were found, of residuals or of training.
+"""
+
+import io
+import zipfile
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Int32
+from numpy import ndarray
 from torch import Tensor
+
+from arguments.messages import ExitCode, UserError
+from masks.static_evidence import SegmentVerdicts
+from scene.atomic import write_atomic
+
+LARGEST_FILE = 1 << 28  # bytes in memory; 8 layers of a 16 megapixel photo
+MOST_LABELS = 0xFFFF  # labels are kept in 16 bits
+MEMBERS = ("labels", "digest", "layer", "label", "area", "found", "expected", "verdict")
 
 
 @dataclass(frozen=True)
@@ -20,43 +38,139 @@ class Candidates:
 
 
 @dataclass(frozen=True)
+class CandidateFile:
+    """What one file holds.
+
+    Attributes:
+        labels: the candidate segments only, as in `Candidates`.
+        verdicts: every proposed segment and why it was kept or dropped.
+        digest: of the photo, its keypoints and the settings that the file was made from.
+    """
+
+    labels: Int32[ndarray, "L H W"]
+    verdicts: SegmentVerdicts
+    digest: str
+
+
+def write_candidates(path: Path, content: CandidateFile) -> None:
+    """Write one photo's candidates; the file appears whole or not at all.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    if content.labels.max(initial=0) > MOST_LABELS:
+        raise ValueError(f"{content.labels.max()} segments in a layer; 16 bits hold {MOST_LABELS}")
+    verdicts = content.verdicts
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        labels=content.labels.astype(np.uint16),
+        digest=np.frombuffer(content.digest.encode("ascii"), dtype=np.uint8),
+        layer=verdicts.layer,
+        label=verdicts.label,
+        area=verdicts.area,
+        found=verdicts.found,
+        expected=verdicts.expected,
+        verdict=verdicts.verdict,
+    )
+    try:
+        write_atomic(path, buffer.getvalue())
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; free space or choose another folder",
+            ExitCode.FILE_SYSTEM,
+        ) from error
+
+
+def read_candidates(path: Path) -> CandidateFile:
+    """Read and check one photo's candidates.
+
+    Raises:
+        UserError: the file is missing, cut short, changed, too large or of another kind.
+    """
+    try:
+        arrays = _read_arrays(path)
+        return _checked(arrays)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"candidates in {path} cannot be used: {error}; delete the file, it is made again"
+        ) from error
+
+
+def _read_arrays(path: Path) -> Mapping[str, ndarray]:
+    with zipfile.ZipFile(path) as archive:
+        infos = archive.infolist()
+        if sorted(info.filename for info in infos) != sorted(f"{name}.npy" for name in MEMBERS):
+            raise ValueError(f"it holds {[info.filename for info in infos][:10]}")
+        size = sum(info.file_size for info in infos)
+        if size > LARGEST_FILE:
+            raise ValueError(f"it unpacks to {size} bytes, more than {LARGEST_FILE}")
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in MEMBERS}
+
+
+def _checked(arrays: Mapping[str, ndarray]) -> CandidateFile:
+    labels = arrays["labels"]
+    if labels.ndim != 3 or labels.dtype != np.uint16 or 0 in labels.shape:
+        raise ValueError(f"labels are {labels.dtype} of shape {labels.shape}, not uint16 L H W")
+    columns = [arrays[name] for name in MEMBERS[2:]]
+    if any(column.shape != columns[0].shape or column.ndim != 1 for column in columns):
+        raise ValueError(f"columns have shapes {[column.shape for column in columns]}")
+    verdicts = SegmentVerdicts(
+        layer=arrays["layer"].astype(np.uint8),
+        label=arrays["label"].astype(np.int32),
+        area=arrays["area"].astype(np.int32),
+        found=arrays["found"].astype(np.float32),
+        expected=arrays["expected"].astype(np.float32),
+        verdict=arrays["verdict"].astype(np.uint8),
+    )
+    digest = arrays["digest"].astype(np.uint8).tobytes().decode("ascii")
+    return CandidateFile(labels.astype(np.int32), verdicts, digest)
+
+
+@dataclass(frozen=True)
 class Segments:
-    """Candidates laid out for counting: atoms are the pieces that segments are unions of.
+    """Candidates laid out for counting: atoms are the pieces that all segments are unions of.
 
     Attributes:
         atoms: which atom each pixel belongs to.
-        members: 1 where a segment (row) contains an atom (column).
-        areas: pixels in each segment.
+        members: the segment that an atom (column) belongs to in each layer (row); 0 is none.
+        areas: pixels in each segment; segment 0 is none.
     """
 
     atoms: Int[Tensor, "H W"]
-    members: Float[Tensor, "S A"]
+    members: Int[Tensor, "L A"]
     areas: Float[Tensor, " S"]
 
     @classmethod
     def of(cls, candidates: Candidates) -> "Segments":
-        """Split the overlapping layers of `candidates` into disjoint atoms, once per photo."""
+        """Number the segments of all layers in one row and split them into disjoint atoms."""
         labels = candidates.labels.long()
-        height, width = labels.shape[1:]
-        first = torch.cumsum(labels.flatten(1).amax(1) + 1, 0) - labels.flatten(1).amax(1) - 1
-        named = (labels + first[:, None, None]).flatten(1)  # a number of its own for each segment
-        empty = torch.zeros(int(named.max()) + 1, dtype=torch.bool, device=labels.device)
-        empty[first] = True
-        combos, atoms = torch.unique(named, dim=1, return_inverse=True)
-        members = torch.zeros(len(empty), combos.shape[1], device=labels.device)
-        members[combos, torch.arange(combos.shape[1], device=labels.device)] = 1.0
-        sizes = torch.bincount(atoms, minlength=combos.shape[1]).float()
-        areas = members @ sizes
-        real = ~empty & (areas > 0)
-        return cls(atoms.reshape(height, width), members[real], areas[real])
+        counts = labels.flatten(1).amax(1)
+        before = torch.cumsum(counts, 0) - counts
+        named = torch.where(labels > 0, labels + before[:, None, None], 0).flatten(1)
+        members, atoms = torch.unique(named, dim=1, return_inverse=True)
+        sizes = torch.bincount(atoms, minlength=members.shape[1]).float()
+        areas = cls._gather(members, sizes, int(counts.sum()) + 1)
+        return cls(atoms.reshape(labels.shape[1:]), members, areas)
 
-    def count(self, pixels: Float[Tensor, "H W"]) -> Float[Tensor, " S"]:
-        """Sum of `pixels` inside each segment."""
+    @staticmethod
+    def _gather(
+        members: Int[Tensor, "L A"], per_atom: Float[Tensor, " A"], num_segments: int
+    ) -> Float[Tensor, " S"]:
+        sums = per_atom.new_zeros(num_segments)
+        return sums.index_add_(0, members.flatten(), per_atom.repeat(len(members)))
+
+    def density(self, pixels: Float[Tensor, "H W"]) -> Float[Tensor, " S"]:
+        """Mean of `pixels` inside each segment; 0 for none and for numbers nobody carries."""
         per_atom = torch.bincount(
             self.atoms.flatten(), weights=pixels.flatten(), minlength=self.members.shape[1]
-        )
-        return self.members @ per_atom.to(self.members.dtype)
+        ).to(pixels.dtype)
+        density = self._gather(self.members, per_atom, len(self.areas)) / self.areas.clamp_min(1.0)
+        density[0] = 0.0
+        return density
 
-    def union(self, chosen: Float[Tensor, " S"]) -> Float[Tensor, "H W"]:
-        """1 at every pixel of a segment whose entry in `chosen` is positive, else 0."""
-        return ((chosen > 0).float() @ self.members > 0).float()[self.atoms]
+    def union(self, chosen: Bool[Tensor, " S"]) -> Float[Tensor, "H W"]:
+        """1 at every pixel of a chosen segment, else 0; segment 0 has no pixels."""
+        inside = (chosen[self.members] & (self.members > 0)).any(dim=0)
+        return inside.float()[self.atoms]

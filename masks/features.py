@@ -93,9 +93,9 @@ class PatchFilterBank:
         """Features per patch of `settings.patch` pixels, stretched to cover the image."""
         patch, count = self.settings.patch, self.settings.frequencies
         down, across = (self._waves_of(side, image) for side in image.shape[1:3])
-        rows = torch.matmul(down, image.flatten(2)).unflatten(2, (-1, 3))  # [C, h * count, W, 3]
+        rows = torch.matmul(down, image.flatten(2)).reshape(len(image), len(down), -1, 3)
         waves = torch.tensordot(rows, across, dims=([2], [1]))  # [C, h * count, 3, w * count]
-        waves = waves.unflatten(3, (-1, count)).unflatten(1, (-1, count))
+        waves = waves.reshape(len(image), -1, count, 3, len(across) // count, count)
         brightest = patch * image.new_tensor(PHOTO_MEAN)  # a patch of the mean colour
         waves[:, :, 0, :, :, 0] -= brightest[:, None]
         to_axes = opponent_rows().to(image) / image.new_tensor(PHOTO_STD)

@@ -173,8 +173,7 @@ class CandidateMasker(TrustAll):
 
     def _distractors(self, high: Float[Tensor, "H W"], view_id: int) -> Float[Tensor, "H W"]:
         segments = self._segments_of(view_id, high)
-        density = segments.count(high) / segments.areas
-        return segments.union((density > high.mean()).float())
+        return segments.union(segments.density(high) > high.mean())
 
     def _segments_of(self, view_id: int, like: Float[Tensor, "H W"]) -> Segments:
         if view_id not in self._segments:

@@ -1,0 +1,171 @@
+"""Distractor candidates for the photos of a capture, made once and kept in a folder.
+
+Puts segments and static evidence together; training only sees the candidates that come out.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from arguments.messages import ExitCode, Messages, UserError
+from masks.candidates import CandidateFile, Candidates, read_candidates, write_candidates
+from masks.segments import SEGMENTERS, GraphSettings, SegmentKind
+from masks.static_evidence import (
+    EvidenceSettings,
+    gather_evidence,
+    judge_segments,
+    keep_candidates,
+)
+from scene.atomic import remove_stale
+from scene.capture import Capture, View
+
+FORMAT = 1  # of the files; a change makes every file be made again
+
+ANNOUNCEMENT = {
+    "graph": "graph segmentation: the zero-download default",
+}
+
+
+@dataclass(frozen=True)
+class ProposalSettings:
+    """How distractor candidates are found before training."""
+
+    kind: SegmentKind = "graph"
+    """Where segments come from: graph needs no download."""
+
+    graph: GraphSettings = field(default_factory=GraphSettings)
+    """The graph segmentation."""
+
+    evidence: EvidenceSettings = field(default_factory=EvidenceSettings)
+    """Which segments count as static."""
+
+
+def candidate_path(folder: Path, view: View) -> Path:
+    """Where the candidates of `view` lie in `folder`."""
+    return folder / f"{view.stem}.npz"
+
+
+class CandidateFolder:
+    """Candidates read from files when a view is first asked for, at the size of its image."""
+
+    def __init__(self, folder: Path, capture: Capture) -> None:
+        self.folder = folder
+        self._capture = capture
+
+    def __call__(self, view_id: int) -> Candidates:
+        """Candidates of one view.
+
+        Raises:
+            UserError: its file is missing, damaged, or of a photo with other proportions.
+        """
+        view = self._capture.views[view_id]
+        path = candidate_path(self.folder, view)
+        labels = read_candidates(path).labels
+        height, width = labels.shape[1:]
+        if abs(height * view.camera.width - width * view.camera.height) > 2 * max(
+            height, width, view.camera.width, view.camera.height
+        ):
+            raise UserError(
+                f"candidates in {path} are {width}x{height}, the photo {view.name} is "
+                f"{view.camera.width}x{view.camera.height}; make them again with python -m masks"
+            )
+        if (width, height) != view.camera.size:
+            labels = np.stack(
+                [
+                    np.asarray(
+                        Image.fromarray(layer).resize(view.camera.size, Image.Resampling.NEAREST)
+                    )
+                    for layer in labels
+                ]
+            )
+        return Candidates(torch.from_numpy(labels))
+
+    def missing(self, view_ids: Sequence[int]) -> list[int]:
+        """Those of `view_ids` that have no file."""
+        views = self._capture.views
+        return [i for i in view_ids if not candidate_path(self.folder, views[i]).is_file()]
+
+
+def propose(
+    capture: Capture,
+    folder: Path,
+    settings: ProposalSettings,
+    messages: Messages,
+    view_ids: Sequence[int] | None = None,
+    overwrite: bool = False,
+) -> CandidateFolder:
+    """Make the candidates that `folder` does not hold yet, one file per photo.
+
+    A file that was made from another photo, other keypoints or other settings, or that cannot be
+    read, is made again.
+
+    Args:
+        view_ids: the views to do; None does all that train.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    view_ids = capture.train if view_ids is None else view_ids
+    _make_folder(folder)
+    messages.note(
+        f"candidates by {ANNOUNCEMENT[settings.kind]}; {len(view_ids)} photos -> {folder}"
+    )
+    num_kept = 0
+    for view_id in tqdm(view_ids, desc="candidates", unit="photo", disable=messages.quiet):
+        view = capture.views[view_id]
+        image = capture.image(view_id).numpy()
+        digest = digest_of(view, image, settings)
+        path = candidate_path(folder, view)
+        if not overwrite and _is_current(path, digest):
+            num_kept += 1
+            continue
+        write_candidates(path, propose_for(view, image, settings, digest))
+    if num_kept:
+        messages.note(f"candidates: {num_kept} of {len(view_ids)} photos had been done before")
+    return CandidateFolder(folder, capture)
+
+
+def propose_for(
+    view: View, image: np.ndarray, settings: ProposalSettings, digest: str
+) -> CandidateFile:
+    """Candidates of one photo, with the verdict on every segment."""
+    evidence = gather_evidence(image, view.keypoints, view.track_lengths, settings.evidence)
+    labels = SEGMENTERS[settings.kind](image, evidence, settings.graph)
+    verdicts = judge_segments(labels, evidence, settings.evidence)
+    return CandidateFile(keep_candidates(labels, verdicts), verdicts, digest)
+
+
+def digest_of(view: View, image: np.ndarray, settings: ProposalSettings) -> str:
+    """Changes when anything changes that the candidates depend on."""
+    state = hashlib.blake2b(digest_size=16)
+    for part in (image, view.keypoints, view.track_lengths):
+        state.update(f"{part.shape}{part.dtype}".encode())
+        state.update(part.tobytes())
+    state.update(f"{FORMAT}{settings}".encode())
+    return state.hexdigest()
+
+
+def _is_current(path: Path, digest: str) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        return read_candidates(path).digest == digest
+    except UserError:
+        return False
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make the folder {folder}: {error.strerror}; choose another one",
+            ExitCode.FILE_SYSTEM,
+        ) from error
+    remove_stale(folder)

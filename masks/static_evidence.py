@@ -1,0 +1,169 @@
+"""Where a photo shows what other photos show too, and which segments that speaks for.
+
+Knows keypoints and texture; it has no opinion on how segments are made or what a render looks like.
+"""
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int, Int32, UInt8
+from numpy import ndarray
+from scipy.ndimage import gaussian_filter
+
+BRIGHTNESS = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # Rec. 601 luma
+
+
+class Verdict(enum.IntEnum):
+    """What the keypoints say of a segment."""
+
+    CANDIDATE = 0  # keypoints were to be expected, and are missing
+    STATIC = 1  # other photos have seen it in the same place
+    UNDECIDABLE = 2  # so little texture that even a static segment would have no keypoint
+
+
+@dataclass(frozen=True)
+class EvidenceSettings:
+    """When a segment counts as static."""
+
+    min_track_length: int = 3
+    """Photos that must have seen a point before it proves that something stands still."""
+
+    density: float = 0.1
+    """A segment with more than this share of the keypoints to be expected in it is static."""
+
+    min_expected: float = 2.0
+    """A segment in which fewer keypoints are to be expected is left alone: their absence says
+    nothing."""
+
+    texture_aware: bool = True
+    """Expect keypoints where there is texture, as measured in the same photo; False expects them
+    everywhere alike, as the paper does."""
+
+
+@dataclass(frozen=True)
+class StaticEvidence:
+    """Keypoints found and expected, pixel by pixel.
+
+    Attributes:
+        found: 1 at pixels with a keypoint of a long enough track.
+        expected: number of such keypoints to be expected in each pixel if nothing in the photo
+            moved; sums to the number that was found.
+    """
+
+    found: Float32[ndarray, "H W"]
+    expected: Float32[ndarray, "H W"]
+
+
+@dataclass(frozen=True)
+class SegmentVerdicts:
+    """One entry for each segment of all layers, and why it was kept or dropped.
+
+    Attributes:
+        layer: the layer of the segment.
+        label: its number in that layer.
+        area: its pixels.
+        found: keypoints in it.
+        expected: keypoints to be expected in it.
+        verdict: a `Verdict`.
+    """
+
+    layer: UInt8[ndarray, " S"]
+    label: Int32[ndarray, " S"]
+    area: Int32[ndarray, " S"]
+    found: Float32[ndarray, " S"]
+    expected: Float32[ndarray, " S"]
+    verdict: UInt8[ndarray, " S"]
+
+
+def cornerness(image: UInt8[ndarray, "H W 3"]) -> Float32[ndarray, "H W"]:
+    """Log of the smaller eigenvalue of the structure tensor: where keypoints like to sit."""
+    brightness = image.astype(np.float32) @ BRIGHTNESS
+    down, right = np.gradient(brightness)
+    blur = 1.5  # pixels; about the neighbourhood that a keypoint at working size looks at
+    yy, xx, xy = (gaussian_filter(p, blur) for p in (down * down, right * right, down * right))
+    smaller = 0.5 * (yy + xx) - np.sqrt(0.25 * (yy - xx) ** 2 + xy * xy)
+    return np.log1p(np.maximum(smaller, 0.0))
+
+
+def keypoint_density(
+    texture: Float32[ndarray, "H W"], found: Float32[ndarray, "H W"]
+) -> Float32[ndarray, "H W"]:
+    """Keypoints to be expected per pixel: the share of the pixels of like texture that have one.
+
+    The share may only rise with the texture, so that a few keypoints say enough.
+    """
+    num_bins = 12
+    shares = np.linspace(0, 1, num_bins + 1)[1:-1]
+    bins = np.digitize(texture, np.quantile(texture[::2, ::2], shares))
+    pixels = np.bincount(bins.ravel(), minlength=num_bins)
+    keypoints = np.bincount(bins.ravel(), weights=found.ravel(), minlength=num_bins)
+    rate = np.maximum.accumulate(keypoints / np.maximum(pixels, 1))
+    rate *= keypoints.sum() / max((rate * pixels).sum(), 1e-12)
+    return rate[bins].astype(np.float32)
+
+
+def gather_evidence(
+    image: UInt8[ndarray, "H W 3"],
+    keypoints: Float32[ndarray, "P 2"],
+    track_lengths: Int[ndarray, " P"],
+    settings: EvidenceSettings,
+) -> StaticEvidence:
+    """Evidence in one photo from its keypoints (x, y in pixels) and the length of their tracks."""
+    height, width = image.shape[:2]
+    x, y = np.floor(keypoints[track_lengths >= settings.min_track_length]).astype(int).T
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    found = np.zeros((height, width), dtype=np.float32)
+    found[y[inside], x[inside]] = 1.0
+    if settings.texture_aware:
+        return StaticEvidence(found, keypoint_density(cornerness(image), found))
+    return StaticEvidence(found, np.full_like(found, found.mean()))
+
+
+def judge_segments(
+    labels: Int32[ndarray, "L H W"], evidence: StaticEvidence, settings: EvidenceSettings
+) -> SegmentVerdicts:
+    """Every segment with its keypoints and the verdict; label 0 is no segment.
+
+    A photo without any evidence proves nothing static: all its segments stay candidates.
+    """
+    parts: list[tuple[ndarray, ...]] = []
+    for layer, of_pixel in enumerate(labels):
+        flat = of_pixel.ravel()
+        area = np.bincount(flat)
+        found = np.bincount(flat, weights=evidence.found.ravel())
+        expected = np.bincount(flat, weights=evidence.expected.ravel())
+        label = np.flatnonzero(area)
+        label = label[label > 0]
+        parts.append(
+            (np.full(len(label), layer), label, area[label], found[label], expected[label])
+        )
+    layer_of, label, area, found, expected = (
+        np.concatenate(column) for column in zip(*parts, strict=True)
+    )
+    verdict = np.full(len(label), Verdict.CANDIDATE, dtype=np.uint8)
+    verdict[found >= settings.density * expected] = Verdict.STATIC
+    verdict[expected < settings.min_expected] = Verdict.UNDECIDABLE
+    if not evidence.found.any():
+        verdict[:] = Verdict.CANDIDATE
+    return SegmentVerdicts(
+        layer_of.astype(np.uint8),
+        label.astype(np.int32),
+        area.astype(np.int32),
+        found.astype(np.float32),
+        expected.astype(np.float32),
+        verdict,
+    )
+
+
+def keep_candidates(
+    labels: Int32[ndarray, "L H W"], verdicts: SegmentVerdicts
+) -> Int32[ndarray, "L H W"]:
+    """`labels` with 0 at every segment that is no candidate."""
+    kept = np.zeros_like(labels)
+    for layer, of_pixel in enumerate(labels):
+        mine = (verdicts.layer == layer) & (verdicts.verdict == Verdict.CANDIDATE)
+        stays = np.zeros(int(of_pixel.max()) + 1, dtype=bool)
+        stays[verdicts.label[mine]] = True
+        kept[layer] = np.where(stays[of_pixel], of_pixel, 0)
+    return kept
