@@ -1,0 +1,314 @@
+"""A dataset folder as a capture: posed pinhole views with their photos, a split, start points.
+
+The one door for callers; every step is in a module of its own. Never writes to the dataset.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int32, UInt8
+from torch import Tensor
+
+from arguments.messages import Messages, UserError
+from scene.cameras import Camera
+from scene.capture_settings import CaptureSettings
+from scene.colmap import read_model
+from scene.colmap_records import ColmapImage, ColmapModel
+from scene.initial_points import PointRays, scale_of_scene, start_points
+from scene.model_folder import find_model
+from scene.photo_files import check_missing, find_photos, list_photos
+from scene.photo_loading import Pixels, load_pixels
+from scene.photo_plan import Plan, ViewPlan, plan_views, without
+from scene.rigs import rotation_matrix
+from scene.splits import Names, Split, choose_split
+from scene.user_masks import UserMasks, find_masks, report_masks
+
+__all__ = ["Capture", "CaptureSettings", "PointCloud", "View", "load_capture"]
+
+OUTLIER_DISTANCE = 1e4
+
+
+@dataclass(frozen=True)
+class PointCloud:
+    """The points that a reconstruction starts from, in world units."""
+
+    xyz: Float[Tensor, "M 3"]
+    rgb: UInt8[Tensor, "M 3"]
+
+
+@dataclass(frozen=True)
+class View:
+    """One photo with its pose.
+
+    Attributes:
+        view_id: index in `Capture.views`.
+        name: path relative to the image folder, as COLMAP writes it.
+        stem: the name as a file name without suffix, unique in the capture.
+        camera: pinhole, at working size.
+        keypoints: pixels of the view; only those that have a 3D point.
+        track_lengths: in how many photos the 3D point of each keypoint was seen.
+    """
+
+    view_id: int
+    name: str
+    stem: str
+    camera: Camera
+    keypoints: Float32[np.ndarray, "P 2"]
+    track_lengths: Int32[np.ndarray, " P"]
+
+
+@dataclass(frozen=True)
+class Capture:
+    """Everything that training and evaluation need to know of a dataset.
+
+    Attributes:
+        views: sorted by name.
+        train: ids of the views that may be trained on.
+        test: ids of the views that are held out.
+        scene_scale: 1.1 times the largest distance of a training camera to their mean.
+        split_rule: how train and test were chosen, in words.
+        digest: changes with the model, the photos, the masks' use and the split.
+        images: photo of every view, sRGB.
+        keeps: the user's mask of every view, None where there is none.
+    """
+
+    views: tuple[View, ...]
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+    points: PointCloud
+    scene_scale: float
+    split_rule: str
+    digest: str
+    images: tuple[UInt8[Tensor, "..."], ...]
+    keeps: tuple[Tensor | None, ...]
+
+    def image(self, view_id: int) -> UInt8[Tensor, "H W 3"]:
+        """The photo of a view, undistorted, at working size."""
+        return self.images[view_id]
+
+    def mask(self, view_id: int) -> Float[Tensor, "H W"] | None:
+        """The user's mask of a view, 1 = keep; None where the user gave none."""
+        keep = self.keeps[view_id]
+        return None if keep is None else keep.float()
+
+
+def load_capture(settings: CaptureSettings, messages: Messages) -> Capture:
+    """Read, check and prepare the dataset that the settings describe.
+
+    Raises:
+        UserError: with the file, the value seen and what to do.
+    """
+    folder = find_model(settings.source, settings.colmap_model, messages)
+    model = read_model(folder, messages)
+    plan = _planned(model, settings, messages)
+    masks = find_masks(settings, [view.name for view in plan.views])
+    pixels = load_pixels(plan.views, masks, settings, messages)
+    plan = _without_undecodable(plan, pixels, settings, messages)
+    if masks is not None:
+        plan = _without_masked_out(plan, pixels, masks, messages)
+    names = Names(
+        tuple(view.name for view in plan.views),
+        (*plan.broken, *(image.name for image in model.images), *_unposed(settings, model)),
+    )
+    split = choose_split(settings.source, names, settings.eval, messages)
+    return _assembled(model, plan, pixels, split, settings, messages)
+
+
+def _unposed(settings: CaptureSettings, model: ColmapModel) -> list[str]:
+    """Photos in the image folder that the model does not know."""
+    posed = {image.name for image in model.images}
+    return [name for name in list_photos(settings.source / settings.images) if name not in posed]
+
+
+def _planned(model: ColmapModel, settings: CaptureSettings, messages: Messages) -> Plan:
+    """The plan of all views with a usable pose, file and header."""
+    images_file = f"images{model.suffix}"
+    if not model.images:
+        raise UserError(f"{images_file} in {model.folder} has no images; re-run COLMAP")
+    images = model.images
+    if not settings.keep_outliers:
+        images = _without_outliers(images, messages)
+    folder = settings.source / settings.images
+    names = [image.name for image in images]
+    files = find_photos(folder, names, images_file, settings.follow_links, messages)
+    check_missing(files.missing, len(names), settings.allow_missing, "missing", messages)
+    extra = len(_unposed(settings, model))
+    if extra:
+        messages.note(f"{extra} photos in {folder} have no pose in the model; unused")
+    found = [image for image in images if image.name in files.paths]
+    plan = plan_views(model, found, files, settings, messages)
+    check_missing(plan.broken, len(found), settings.allow_missing, "unusable", messages)
+    return plan
+
+
+def _without_outliers(images: Sequence[ColmapImage], messages: Messages) -> tuple[ColmapImage, ...]:
+    """The images less those that lie absurdly far from all others."""
+    centers = np.stack([_center(image) for image in images])
+    distances = np.linalg.norm(centers - np.median(centers, axis=0), axis=1)
+    usual = float(np.median(distances))
+    if usual == 0:
+        return tuple(images)
+    kept = []
+    for image, distance in zip(images, distances, strict=True):
+        if distance > OUTLIER_DISTANCE * usual:
+            times = f"{distance / usual:,.0f}".replace(",", " ")
+            messages.warn(
+                f"camera '{image.name}' is {times}x farther than the median; "
+                "excluded (--keep-outliers)"
+            )
+        else:
+            kept.append(image)
+    return tuple(kept)
+
+
+def _center(image: ColmapImage) -> np.ndarray:
+    return -rotation_matrix(image.quat).T @ image.translation
+
+
+def _without_undecodable(
+    plan: Plan, pixels: dict[str, Pixels], settings: CaptureSettings, messages: Messages
+) -> Plan:
+    """The plan less the photos that no decoder could read to the end."""
+    gone = [view.name for view in plan.views if view.name not in pixels]
+    if not gone:
+        return plan
+    total = len(plan.views) + len(plan.broken)
+    check_missing([*plan.broken, *gone], total, settings.allow_missing, "unusable", messages)
+    return without(plan, gone)
+
+
+def _without_masked_out(
+    plan: Plan, pixels: dict[str, Pixels], masks: UserMasks, messages: Messages
+) -> Plan:
+    """The plan less the photos of which a mask keeps nothing; reports on the masks."""
+    shares = {name: float(p.keep.mean()) for name, p in pixels.items() if p.keep is not None}
+    report_masks(masks, len(pixels), list(shares.values()), messages)
+    empty = [view.name for view in plan.views if shares.get(view.name, 1.0) == 0]
+    if empty:
+        messages.warn(f"{len(empty)} masks keep no pixel (first: {empty[0]}); images skipped")
+    if len(empty) == len(plan.views):
+        raise UserError(f"masks in {masks.folder} keep no pixel of any image; --invert-masks?")
+    return without(plan, empty)
+
+
+def _assembled(
+    model: ColmapModel,
+    plan: Plan,
+    pixels: dict[str, Pixels],
+    split: Split,
+    settings: CaptureSettings,
+    messages: Messages,
+) -> Capture:
+    """The capture of a complete plan."""
+    stems = unique_stems([view.name for view in plan.views])
+    views = tuple(
+        _view(view_id, plan_view, stem, model)
+        for view_id, (plan_view, stem) in enumerate(zip(plan.views, stems, strict=True))
+    )
+    id_by_name = {view.name: view.view_id for view in views}
+    train = tuple(id_by_name[name] for name in split.train)
+    centers = np.stack([_center(plan.views[i].image) for i in train])
+    scene_scale = scale_of_scene(centers, model.points.xyz, messages)
+    rays = [
+        PointRays(
+            plan.views[i].image.quat,
+            plan.views[i].image.translation,
+            views[i].camera.K.double().numpy(),
+            pixels[views[i].name].rgb,
+        )
+        for i in train
+    ]
+    start = start_points(
+        model.points,
+        rays,
+        scene_scale,
+        settings.require_points,
+        f"points3D{model.suffix}",
+        messages,
+    )
+    return Capture(
+        views=views,
+        train=train,
+        test=tuple(id_by_name[name] for name in split.test),
+        points=PointCloud(torch.from_numpy(start.xyz), torch.from_numpy(start.rgb)),
+        scene_scale=scene_scale,
+        split_rule=split.rule,
+        digest=_digest(model, plan, pixels, split),
+        images=tuple(torch.from_numpy(pixels[view.name].rgb) for view in views),
+        keeps=tuple(_keep(pixels[view.name]) for view in views),
+    )
+
+
+def _keep(pixels: Pixels) -> Tensor | None:
+    return None if pixels.keep is None else torch.from_numpy(pixels.keep)
+
+
+def _view(view_id: int, plan: ViewPlan, stem: str, model: ColmapModel) -> View:
+    """One view with its camera and keypoints at working size."""
+    image, lens = plan.image, plan.lens
+    scale = np.array([plan.width / lens.width, plan.height / lens.height])
+    K = lens.K.copy()
+    K[:2] *= scale[:, None]
+    viewmat = np.eye(4)
+    viewmat[:3, :3], viewmat[:3, 3] = rotation_matrix(image.quat), image.translation
+    camera = Camera(
+        torch.from_numpy(viewmat).float(), torch.from_numpy(K).float(), plan.width, plan.height
+    )
+    calibrated = model.cameras[image.camera_id]
+    file_scale = np.array([lens.width / calibrated.width, lens.height / calibrated.height])
+    keypoints = lens.to_pinhole(image.keypoints * file_scale) * scale
+    at = np.searchsorted(model.points.ids, image.point_ids)
+    at = np.minimum(at, max(len(model.points.ids) - 1, 0))
+    with np.errstate(invalid="ignore"):
+        inside = ((keypoints >= 0) & (keypoints <= [plan.width, plan.height])).all(axis=1)
+    if len(model.points.ids):
+        inside &= model.points.ids[at] == image.point_ids
+        lengths = model.points.track_lengths[at]
+    else:
+        inside[:] = False
+        lengths = np.zeros(len(at), np.int64)
+    return View(
+        view_id,
+        image.name,
+        stem,
+        camera,
+        keypoints[inside].astype(np.float32),
+        lengths[inside].astype(np.int32),
+    )
+
+
+def unique_stems(names: Sequence[str]) -> list[str]:
+    """File names without suffix for paths; letters outside of ASCII stay, separators go."""
+    short = [_safe(name.rsplit(".", 1)[0]) for name in names]
+    if len({stem.casefold() for stem in short}) < len(short):
+        short = [_safe(name) for name in names]
+    taken: set[str] = set()
+    unique = []
+    for stem in short:
+        candidate, number = stem, 2
+        while candidate.casefold() in taken:
+            candidate, number = f"{stem}_{number}", number + 1
+        taken.add(candidate.casefold())
+        unique.append(candidate)
+    return unique
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name.encode("utf-8", "replace").decode())[-180:]
+
+
+def _digest(model: ColmapModel, plan: Plan, pixels: dict[str, Pixels], split: Split) -> str:
+    """One number for the data of a run: model files, photo files and split."""
+    total = hashlib.blake2b(digest_size=16)
+    for stem in ("cameras", "images", "points3D"):
+        total.update(Path(model.folder / f"{stem}{model.suffix}").read_bytes())
+    for view in plan.views:
+        total.update(f"{view.name}\0{pixels[view.name].digest}\0".encode("utf-8", "replace"))
+    for names in (split.train, split.test):
+        total.update("\0".join(names).encode("utf-8", "replace") + b"\1")
+    return total.hexdigest()
