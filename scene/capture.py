@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int32, UInt8
+from jaxtyping import Float, Float32, Int32, Int64, UInt8
 from torch import Tensor
 
 from arguments.messages import Messages, UserError
@@ -52,6 +52,8 @@ class View:
         camera: pinhole, at working size.
         keypoints: pixels of the view; only those that have a 3D point.
         track_lengths: in how many photos the 3D point of each keypoint was seen.
+        point_ids: which 3D point each keypoint saw, the same number in every view.
+        point_xyz: where that point is, in world units.
     """
 
     view_id: int
@@ -60,6 +62,8 @@ class View:
     camera: Camera
     keypoints: Float32[np.ndarray, "P 2"]
     track_lengths: Int32[np.ndarray, " P"]
+    point_ids: Int64[np.ndarray, " P"]
+    point_xyz: Float32[np.ndarray, "P 3"]
 
 
 @dataclass(frozen=True)
@@ -268,10 +272,10 @@ def _view(view_id: int, plan: ViewPlan, stem: str, model: ColmapModel) -> View:
         inside = ((keypoints >= 0) & (keypoints <= [plan.width, plan.height])).all(axis=1)
     if len(model.points.ids):
         inside &= model.points.ids[at] == image.point_ids
-        lengths = model.points.track_lengths[at]
+        lengths, xyz = model.points.track_lengths[at], model.points.xyz[at]
     else:
         inside[:] = False
-        lengths = np.zeros(len(at), np.int64)
+        lengths, xyz = np.zeros(len(at), np.int64), np.zeros((len(at), 3))
     return View(
         view_id,
         image.name,
@@ -279,6 +283,8 @@ def _view(view_id: int, plan: ViewPlan, stem: str, model: ColmapModel) -> View:
         camera,
         keypoints[inside].astype(np.float32),
         lengths[inside].astype(np.int32),
+        image.point_ids[inside],
+        xyz[inside].astype(np.float32),
     )
 
 
