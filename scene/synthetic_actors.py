@@ -95,7 +95,7 @@ def person(outfit: Outfit, rng: Generator, at: Ground, *, heading: float, bag: b
     stride = float(rng.uniform(-0.3, 0.3))
     swing = -stride
 
-    def spot(ahead: float, left: float, up: float) -> Float64[np.ndarray, "3"]:
+    def spot(ahead: float | int, left: float | int, up: float) -> Float64[np.ndarray, "3"]:
         place = ahead * forward + left * side + np.array([0.0, 0.0, up])
         return np.array([at[0], at[1], 0.0]) + scale * place
 
@@ -143,7 +143,9 @@ def _with_umbrella(cast: Cast, rng: Generator, at: Ground) -> list[Solid]:
 def _ball(cast: Cast, rng: Generator, at: Ground) -> list[Solid]:
     size = float(rng.uniform(0.22, 0.32))
     height = float(rng.uniform(size, 1.7))
-    return [ellipsoid((*at, height), (size,) * 3, cast.ball, yaw=rng.uniform(0, 6), gloss=0.25)]
+    return [
+        ellipsoid((*at, height), (size,) * 3, cast.ball, yaw=float(rng.uniform(0, 6)), gloss=0.25)
+    ]
 
 
 def _suitcase(cast: Cast, rng: Generator, at: Ground) -> list[Solid]:

@@ -58,7 +58,7 @@ class _Painter:
         """Rows and columns for a patch of that size in metres."""
         return max(8, round(height * self.density)), max(8, round(width * self.density))
 
-    def cloth(self, color: paint.Rgb, depth: float = 0.3, cells: float = 8) -> Texture:
+    def cloth(self, color: paint.Rgb, depth: float = 0.3, cells: float | int = 8) -> Texture:
         rows, cols = self.size(0.8, 0.8)
         return paint.mottled(self.rng, rows, cols, color, cells, depth)
 
@@ -105,7 +105,7 @@ class _Painter:
     def _panel_wall(self, size: tuple[float, float]) -> Texture:
         rows, cols = self.size(*size)
         wall = paint.mottled(self.rng, rows, cols, (0.52, 0.6, 0.44), 14, 0.25)
-        boards = paint.planks(self.rng, cols, self.size(0.95, 1)[0], 40, (0.55, 0.38, 0.24))
+        boards = paint.planks(self.rng, cols, self.size(0.95, 1.0)[0], 40, (0.55, 0.38, 0.24))
         paint.paste(wall, np.ascontiguousarray(boards.transpose(1, 0, 2)), 0.675, 0.0)
         paint.paste(wall, self._door(2.1, 0.95), 0.276, 0.86)
         for left, style in ((0.05, 1), (0.24, 0), (0.66, 2), (0.745, 0)):
@@ -179,7 +179,7 @@ def _still_life(painter: _Painter) -> list[Solid]:
     vase = paint.stripes(
         rows, cols, ((0.75, 0.3, 0.12), (0.93, 0.85, 0.7), (0.15, 0.2, 0.35)), 15, down=True
     )
-    vase = vase * (0.75 + 0.25 * paint.checks(rows, cols, (1,) * 3, (0.3,) * 3, (15, 20)))
+    vase = vase * (0.75 + 0.25 * paint.checks(rows, cols, (1.0,) * 3, (0.3,) * 3, (15, 20)))
     tin = paint.poster(painter.rng, rows, cols, 2)
     stack = [
         box(
@@ -246,7 +246,7 @@ def _shelf_and_cabinet(painter: _Painter) -> list[Solid]:
 def _sofa(painter: _Painter) -> list[Solid]:
     rows, cols = painter.size(0.9, 1.6)
     plaid = paint.stripes(rows, cols, ((0.55, 0.2, 0.22), (0.68, 0.34, 0.3)), 12, down=False)
-    plaid *= 0.55 + 0.45 * paint.stripes(rows, cols, ((1,) * 3, (0.6,) * 3), 8, down=True)
+    plaid *= 0.55 + 0.45 * paint.stripes(rows, cols, ((1.0,) * 3, (0.6,) * 3), 8, down=True)
     plaid *= 1 + 0.2 * paint.cloud(painter.rng, rows, cols, 30)[..., None]
     plaid = np.clip(plaid, 0, 1)
     blue = paint.checks(*painter.size(0.4, 0.4), (0.2, 0.35, 0.6), (0.85, 0.85, 0.8), (6, 6))

@@ -11,7 +11,7 @@ from scene.synthetic_textures import Texture
 
 Shape = Literal["box", "ellipsoid", "cylinder"]
 Rays = Float32[np.ndarray, "H W 3"]
-Vector = Sequence[float] | Float64[np.ndarray, "3"]
+Vector = Sequence[float | int] | Float64[np.ndarray, "3"]
 Distances = Float32[np.ndarray, "H W"]
 EPSILON = np.float32(1e-4)  # metres; a hit nearer than this is the ray's own start
 
@@ -339,7 +339,8 @@ def _lookup(texture: Texture, uv: Float32[np.ndarray, "P 2"]) -> Float32[np.ndar
     y = np.clip(uv[:, 1] * rows - 0.5, 0, rows - 1)
     left, top = x.astype(np.intp), y.astype(np.intp)
     right, below = np.minimum(left + 1, cols - 1), np.minimum(top + 1, rows - 1)
-    fx, fy = (x - left)[:, None], (y - top)[:, None]
+    fx = (x - left.astype(np.float32))[:, None]
+    fy = (y - top.astype(np.float32))[:, None]
     upper = texture[top, left] * (1 - fx) + texture[top, right] * fx
     lower = texture[below, left] * (1 - fx) + texture[below, right] * fx
     return upper * (1 - fy) + lower * fy

@@ -5,12 +5,12 @@ from jaxtyping import Float32
 from numpy.random import Generator
 from PIL import Image, ImageDraw
 
-Texture = Float32[np.ndarray, "rows cols 3"]
-Field = Float32[np.ndarray, "rows cols"]
-Rgb = tuple[float, float, float]
+Texture = Float32[np.ndarray, "_ _ 3"]  # rows from the top, columns, RGB in [0, 1]
+Field = Float32[np.ndarray, "_ _"]
+Rgb = tuple[float | int, float | int, float | int]
 
 
-def noise(rng: Generator, rows: int, cols: int, cells: float) -> Field:
+def noise(rng: Generator, rows: int, cols: int, cells: float | int) -> Field:
     """Smooth noise in about [-1, 1] with `cells` bumps along the longer side."""
     longer = max(rows, cols)
     grid_rows = max(2, round(rows * cells / longer))
@@ -20,7 +20,7 @@ def noise(rng: Generator, rows: int, cols: int, cells: float) -> Field:
     return np.asarray(image, dtype=np.float32)
 
 
-def cloud(rng: Generator, rows: int, cols: int, cells: float, octaves: int = 4) -> Field:
+def cloud(rng: Generator, rows: int, cols: int, cells: float | int, octaves: int = 4) -> Field:
     """Noise at several scales, each octave with twice the bumps and 0.6 of the strength."""
     total = np.zeros((rows, cols), np.float32)
     for octave in range(octaves):
@@ -35,7 +35,7 @@ def plain(color: Rgb, rows: int, cols: int) -> Texture:
 
 
 def mottled(
-    rng: Generator, rows: int, cols: int, color: Rgb, cells: float, depth: float
+    rng: Generator, rows: int, cols: int, color: Rgb, cells: float | int, depth: float
 ) -> Texture:
     """One colour with relative brightness noise of strength `depth` at several scales."""
     shade = 1 + np.float32(depth) * cloud(rng, rows, cols, cells)
@@ -199,6 +199,6 @@ def _paint_landscape(rng: Generator, draw: ImageDraw.ImageDraw, rows: int, cols:
         draw.polygon([(0, rows), *line, (cols, rows)], fill=_bytes(green))
 
 
-def _bytes(color: Rgb | tuple[float, ...]) -> tuple[int, int, int]:
+def _bytes(color: Rgb | tuple[float | int, ...]) -> tuple[int, int, int]:
     red, green, blue = (round(255 * float(np.clip(c, 0, 1))) for c in color)
     return red, green, blue
