@@ -1,0 +1,17 @@
+// The kernels for avx2; nothing but C headers may come before the target.
+#if defined(__x86_64__)
+#pragma GCC target("avx2,fma,bmi,bmi2,popcnt,lzcnt")
+#define RASTER_LANES_8
+#include "kernels.h"
+#include "simd.h"
+
+#include "blend.inl"
+#include "project.inl"
+
+namespace raster {
+
+extern const Kernels kernels_avx2;
+const Kernels kernels_avx2{"avx2", &::project, &::project_backward, &::scratch_bytes, &::blend_any, &::blend_backward_any};
+
+}  // namespace raster
+#endif

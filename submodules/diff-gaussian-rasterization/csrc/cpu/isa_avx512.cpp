@@ -1,0 +1,17 @@
+// The kernels for avx512; nothing but C headers may come before the target.
+#if defined(__x86_64__)
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi,bmi2,popcnt,lzcnt")
+#define RASTER_LANES_16
+#include "kernels.h"
+#include "simd.h"
+
+#include "blend.inl"
+#include "project.inl"
+
+namespace raster {
+
+extern const Kernels kernels_avx512;
+const Kernels kernels_avx512{"avx512", &::project, &::project_backward, &::scratch_bytes, &::blend_any, &::blend_backward_any};
+
+}  // namespace raster
+#endif

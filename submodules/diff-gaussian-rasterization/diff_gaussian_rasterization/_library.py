@@ -1,0 +1,27 @@
+"""Loads the compiled operators into `torch.ops.twinsplat_raster`; knows none of them."""
+
+from pathlib import Path
+
+import torch
+
+NAME = "twinsplat_raster"
+
+
+def load() -> None:
+    """Register the operators with torch.
+
+    Raises:
+        ImportError: the package was never built, or was built for another torch.
+    """
+    folder = Path(__file__).resolve().parent
+    library = next(iter(sorted(folder.glob("_C*.so"))), None)
+    cure = f"run: pip install --no-build-isolation -e {folder.parent}"
+    if library is None:
+        raise ImportError(f"the compiled operators are missing in {folder}; {cure}")
+    try:
+        torch.ops.load_library(library)
+    except OSError as error:
+        raise ImportError(f"{library} does not load with torch {torch.__version__}: {error}; {cure}") from error
+
+
+load()
