@@ -80,7 +80,7 @@ def make_lens(camera: ColmapCamera, width: int, height: int, undistort_command: 
     """
     if camera.model.distort is None:
         raise UserError(
-            f"camera {camera.camera_id} uses {camera.model.name}, which twinsplat cannot undistort; "
+            f"camera {camera.camera_id} uses {camera.model.name}, which cannot be undistorted; "
             f"convert it first: {undistort_command}"
         )
     scale = np.array([width / camera.width, height / camera.height])
