@@ -1,0 +1,87 @@
+"""L1 and SSIM with their gradient in one pass; knows no camera, and not where masks come from."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diff_gaussian_rasterization import _library
+
+ops = getattr(torch.ops, _library.NAME)
+
+
+def photometric_loss(
+    color: Tensor,
+    target: Tensor,
+    *,
+    lambda_dssim: float = 0.2,
+    gradient_weight: Tensor | None = None,
+    value_weight: Tensor | None = None,
+) -> Tensor:
+    """(1 - l) mean |color - target| + l (1 - mean SSIM) over all pixels, a scalar.
+
+    SSIM has a Gaussian window of 11x11 taps and sigma 1.5 with zeros outside the image. Only
+    `color` gets a gradient, and that once: the op has no second derivative.
+
+    Args:
+        color: float32 [C, H, W, 3].
+        target: float32 [C, H, W, 3] in [0, 1], or uint8, which is divided by 255 on reading.
+        gradient_weight: float32 [C, H, W]; multiplies the gradient of each pixel and changes no
+            value: 0 keeps a pixel from learning, also through the SSIM windows that it lies in.
+        value_weight: float32 [C, H, W]; multiplies both error maps before the mean over all
+            pixels. A pixel of weight 0 still learns from the windows of its neighbours.
+    """
+    wants_gradient = color.requires_grad and torch.is_grad_enabled()
+    value, _ = ops.photometric(
+        color, target, gradient_weight, value_weight, lambda_dssim, wants_gradient
+    )
+    return value
+
+
+def ssim_map(color: Tensor, target: Tensor) -> Tensor:
+    """SSIM of each pixel, mean over the channels: [C, H, W]; has no gradient.
+
+    Args:
+        color: float32 [C, H, W, 3].
+        target: float32 [C, H, W, 3] in [0, 1], or uint8, which is divided by 255 on reading.
+    """
+    return ops.ssim_map(color.detach(), target)
+
+
+@torch.library.register_fake(f"{_library.NAME}::photometric")
+def _photometric_fake(
+    color: Tensor,
+    _target: Tensor,
+    _gradient_weight: Tensor | None,
+    _value_weight: Tensor | None,
+    _lambda_dssim: float,
+    wants_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    size = color.shape if wants_gradient else (0,)
+    return color.new_empty(()), color.new_empty(size)
+
+
+@torch.library.register_fake(f"{_library.NAME}::ssim_map")
+def _ssim_map_fake(color: Tensor, _target: Tensor) -> Tensor:
+    return color.new_empty(color.shape[:3])
+
+
+def _keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1])
+    ctx.mark_non_differentiable(output[1])
+    ctx.has_gradient = inputs[-1]
+
+
+def _scale_gradient(ctx: Any, v_value: Tensor, _v_gradient: Tensor | None) -> tuple[Any, ...]:
+    if not ctx.has_gradient:
+        raise RuntimeError(
+            "photometric: called with wants_gradient=False, so there is nothing to go back with; "
+            "call photometric_loss"
+        )
+    (gradient,) = ctx.saved_tensors
+    return gradient * v_value, None, None, None, None, None
+
+
+torch.library.register_autograd(
+    f"{_library.NAME}::photometric", _scale_gradient, setup_context=_keep_gradient
+)
