@@ -5,13 +5,14 @@ The one door for callers; every step is in a module of its own. Never writes to 
 
 import hashlib
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int32, Int64, UInt8
+from PIL import Image
 from torch import Tensor
 
 from arguments.messages import Messages, UserError
@@ -21,7 +22,7 @@ from scene.colmap import read_model
 from scene.colmap_records import ColmapImage, ColmapModel
 from scene.initial_points import PointRays, scale_of_scene, start_points
 from scene.model_folder import find_model
-from scene.photo_files import check_missing, find_photos, list_photos
+from scene.photo_files import PhotoFiles, check_missing, find_photos, list_photos
 from scene.photo_loading import Pixels, load_pixels
 from scene.photo_plan import Plan, ViewPlan, plan_views, without
 from scene.rigs import rotation_matrix
@@ -107,9 +108,18 @@ def load_capture(settings: CaptureSettings, messages: Messages) -> Capture:
     Raises:
         UserError: with the file, the value seen and what to do.
     """
+    with warnings.catch_warnings():
+        # Sizes are held against the camera's, which tells a large photo from a bomb.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return _load(settings, messages)
+
+
+def _load(settings: CaptureSettings, messages: Messages) -> Capture:
     folder = find_model(settings.source, settings.colmap_model, messages)
     model = read_model(folder, messages)
-    plan = _planned(model, settings, messages)
+    files = _found_photos(model, settings, messages)
+    unposed = _unposed(files, messages)
+    plan = _planned(model, files, settings, messages)
     masks = find_masks(settings, [view.name for view in plan.views])
     pixels = load_pixels(plan.views, masks, settings, messages)
     plan = _without_undecodable(plan, pixels, settings, messages)
@@ -117,20 +127,14 @@ def load_capture(settings: CaptureSettings, messages: Messages) -> Capture:
         plan = _without_masked_out(plan, pixels, masks, messages)
     names = Names(
         tuple(view.name for view in plan.views),
-        (*plan.broken, *(image.name for image in model.images), *_unposed(settings, model)),
+        (*plan.broken, *(image.name for image in model.images), *unposed),
     )
     split = choose_split(settings.source, names, settings.eval, messages)
     return _assembled(model, plan, pixels, split, settings, messages)
 
 
-def _unposed(settings: CaptureSettings, model: ColmapModel) -> list[str]:
-    """Photos in the image folder that the model does not know."""
-    posed = {image.name for image in model.images}
-    return [name for name in list_photos(settings.source / settings.images) if name not in posed]
-
-
-def _planned(model: ColmapModel, settings: CaptureSettings, messages: Messages) -> Plan:
-    """The plan of all views with a usable pose, file and header."""
+def _found_photos(model: ColmapModel, settings: CaptureSettings, messages: Messages) -> PhotoFiles:
+    """The photo files of the images with a usable pose."""
     images_file = f"images{model.suffix}"
     if not model.images:
         raise UserError(f"{images_file} in {model.folder} has no images; re-run COLMAP")
@@ -141,10 +145,23 @@ def _planned(model: ColmapModel, settings: CaptureSettings, messages: Messages) 
     names = [image.name for image in images]
     files = find_photos(folder, names, images_file, settings.follow_links, messages)
     check_missing(files.missing, len(names), settings.allow_missing, "missing", messages)
-    extra = len(_unposed(settings, model))
-    if extra:
-        messages.note(f"{extra} photos in {folder} have no pose in the model; unused")
-    found = [image for image in images if image.name in files.paths]
+    return files
+
+
+def _unposed(files: PhotoFiles, messages: Messages) -> list[str]:
+    """Photos in the image folder that no image of the model is."""
+    posed = {path.relative_to(files.folder).as_posix() for path in files.paths.values()}
+    unposed = [name for name in list_photos(files.folder) if name not in posed]
+    if unposed:
+        messages.note(f"{len(unposed)} photos in {files.folder} have no pose in the model; unused")
+    return unposed
+
+
+def _planned(
+    model: ColmapModel, files: PhotoFiles, settings: CaptureSettings, messages: Messages
+) -> Plan:
+    """The plan of all views with a photo of the right shape."""
+    found = [image for image in model.images if image.name in files.paths]
     plan = plan_views(model, found, files, settings, messages)
     check_missing(plan.broken, len(found), settings.allow_missing, "unusable", messages)
     return plan
@@ -312,7 +329,8 @@ def _digest(model: ColmapModel, plan: Plan, pixels: dict[str, Pixels], split: Sp
     """One number for the data of a run: model files, photo files and split."""
     total = hashlib.blake2b(digest_size=16)
     for stem in ("cameras", "images", "points3D"):
-        total.update(Path(model.folder / f"{stem}{model.suffix}").read_bytes())
+        with (model.folder / f"{stem}{model.suffix}").open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "blake2b").digest())
     for view in plan.views:
         total.update(f"{view.name}\0{pixels[view.name].digest}\0".encode("utf-8", "replace"))
     for names in (split.train, split.test):

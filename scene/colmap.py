@@ -67,7 +67,8 @@ def _format_of(folder: Path, messages: Messages) -> str:
         names = min(missing.values(), key=len)
         raise UserError(f"{', '.join(names)} missing in {folder}; copy it again or re-export")
     if not missing[".bin"] and not missing[".txt"]:
-        messages.note(f"{folder.name} has a binary and a text model; using the binary one")
+        shown = f"{folder.parent.name}/{folder.name}"
+        messages.note(f"{shown} has a binary and a text model; using the binary one")
     elif len(missing[".bin"]) in (1, 2):
         messages.warn(f"{', '.join(missing['.bin'])} missing in {folder}; using the text model")
     return ".txt" if missing[".bin"] else ".bin"
@@ -85,7 +86,7 @@ def _read_files(folder: Path, suffix: str, messages: Messages) -> ColmapModel:
         points = colmap_text.read_points(points_path)
     cameras = collect_cameras(located_cameras, messages)
     located_images = _with_rigs(folder, suffix, located_images, messages)
-    images = collect_images(located_images, cameras, cameras_path.name)
+    images = collect_images(located_images, cameras, cameras_path.name, messages)
     if suffix == ".bin" and (folder / "points3D.txt").is_file():
         _compare_with_text(folder, len(cameras), images, points, messages)
     return ColmapModel(

@@ -18,6 +18,7 @@ LARGEST_SIDE = 65_535
 LONGEST_NAME = 4096
 LARGEST_COORDINATE = 1e7
 SMALLEST_QUATERNION = 1e-6
+UNIT_TOLERANCE = 1e-3
 NO_POINT = -1
 
 
@@ -169,7 +170,10 @@ def _numbers(values: np.ndarray) -> str:
 
 
 def collect_images(
-    located: Iterable[Located], cameras: dict[int, ColmapCamera], cameras_file: str
+    located: Iterable[Located],
+    cameras: dict[int, ColmapCamera],
+    cameras_file: str,
+    messages: Messages,
 ) -> tuple[ColmapImage, ...]:
     """The images, each checked.
 
@@ -197,6 +201,13 @@ def collect_images(
         check_pose(where, image)
         by_id[image.image_id], by_name[image.name] = image.name, image.image_id
         images.append(image)
+    norms = np.array([np.linalg.norm(image.quat) for image in images])
+    far = np.abs(norms - 1) > UNIT_TOLERANCE
+    if far.any():
+        first = images[int(np.argmax(far))].name
+        messages.warn(
+            f"{int(far.sum())} rotations are not unit quaternions (first: {first}); normalised"
+        )
     return tuple(images)
 
 

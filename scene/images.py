@@ -21,6 +21,8 @@ DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.
 WIDEST_BY_DEFAULT = 1600
 FACTORS = (1, 2, 4, 8)
 LARGEST_MEGAPIXELS = 178.0
+# Photos may be this many times larger, in pixels, than what COLMAP saw: 8 a side.
+LARGEST_GROWTH = 64
 EXIF_ORIENTATION = 0x0112
 TURNED_ORIENTATIONS = (5, 6, 7, 8)
 MAGIC = (
@@ -111,7 +113,7 @@ def read_header(path: Path, megapixels: float) -> Header:
             raise NoDecoderError(kind) from error
         raise BadPhotoError(f"not a readable photo ({kind})") from error
     claimed_megapixels = header.width * header.height / 1e6
-    if claimed_megapixels > max(8 * megapixels, 1.0) or claimed_megapixels > LARGEST_MEGAPIXELS:
+    if claimed_megapixels > min(max(LARGEST_GROWTH * megapixels, 1.0), LARGEST_MEGAPIXELS):
         raise _bomb(claimed_megapixels, megapixels)
     return header
 

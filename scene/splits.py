@@ -50,12 +50,9 @@ def choose_split(source: Path, names: Names, hold_out: bool, messages: Messages)
     Raises:
         UserError: a list names unknown images, or one view in both.
     """
-    split = (
-        _from_lists(source, names)
-        or _from_json(source, names)
-        or _from_names(names)
-        or _every_eighth(names, hold_out)
-    )
+    split = _from_lists(source, names) or _from_json(source, names) or _from_names(names)
+    is_test_expected = hold_out or split is not None
+    split = split or _every_eighth(names, hold_out)
     both = sorted(set(split.train) & set(split.test))
     if both:
         raise UserError(
@@ -67,7 +64,6 @@ def choose_split(source: Path, names: Names, hold_out: bool, messages: Messages)
     unused = len(names.usable) - len(split.train) - len(split.test)
     rest = f", {unused} in neither" if unused else ""
     messages.note(f"split: {split.rule}: {len(split.train)} train, {len(split.test)} test{rest}")
-    is_test_expected = hold_out or not split.rule.startswith("all ")
     if not split.test and is_test_expected:
         messages.warn(f"no test images ({split.rule}); there will be no metrics")
     return split

@@ -80,8 +80,9 @@ def make_lens(camera: ColmapCamera, width: int, height: int, undistort_command: 
     """
     if camera.model.distort is None:
         raise UserError(
-            f"camera {camera.camera_id} uses {camera.model.name}, which cannot be undistorted; "
-            f"convert it first: {undistort_command}"
+            f"camera {camera.camera_id} uses {camera.model.name}, which cannot be undistorted; cut "
+            "the photos into perspective ones and calibrate those: "
+            "colmap automatic_reconstructor --workspace_path DIR --image_path DIR/images"
         )
     scale = np.array([width / camera.width, height / camera.height])
     focal, principal = camera.focal * scale, camera.principal * scale
@@ -90,7 +91,14 @@ def make_lens(camera: ColmapCamera, width: int, height: int, undistort_command: 
     lens = Lens(camera.model, width, height, focal, principal, camera.extra, K, False, 1.0)
     if _largest_shift(lens) < INVISIBLE_SHIFT:
         return replace(lens, is_pinhole=True)
-    return _fitted(lens)
+    fitted = _fitted(lens)
+    if fitted is None:
+        numbers = " ".join(f"{value:g}" for value in lens.extra)
+        raise UserError(
+            f"camera {camera.camera_id} ({lens.model.name} {numbers}): "
+            f"no pinhole window fits into its photos; undistort them first: {undistort_command}"
+        )
+    return fitted
 
 
 def _border(lens: Lens) -> Float64[np.ndarray, "4 S 2"]:
@@ -118,8 +126,11 @@ def _largest_shift(lens: Lens) -> float:
     return float(np.inf if np.isnan(moved).any() else moved.max())
 
 
-def _fitted(lens: Lens) -> Lens:
-    """The lens with the widest pinhole window, of the photo's shape, that shows no border."""
+def _fitted(lens: Lens) -> Lens | None:
+    """The lens with the widest pinhole window, of the photo's shape, that shows no border.
+
+    None where no window does.
+    """
     size = np.array([lens.width, lens.height], np.float64)
     left, right, top, bottom = undistort_points(
         lens.model,
@@ -135,14 +146,9 @@ def _fitted(lens: Lens) -> Lens:
     for _ in range(200):
         fitted = _windowed(lens, low, high, zoom)
         if _shows_no_border(fitted):
-            break
+            return fitted
         zoom *= 1.01
-    else:
-        raise UserError(
-            f"{lens.model.name} camera with {', '.join(f'{v:g}' for v in lens.extra)}: "
-            "no pinhole window fits into the photo; re-run the calibration"
-        )
-    return fitted
+    return None
 
 
 def _largest(values: np.ndarray) -> float:
