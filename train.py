@@ -4,7 +4,6 @@ import sys
 from collections.abc import Sequence
 
 from arguments.cli import parse_train, run_command
-from arguments.config import TrainConfig
 from arguments.messages import Messages
 from training.run import train
 

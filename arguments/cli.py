@@ -7,6 +7,8 @@ import contextlib
 import io
 import re
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -120,6 +122,16 @@ def run_command(command: Callable[[Sequence[str]], None]) -> None:
     except MemoryError:
         sys.stderr.write("error: out of host memory; lower --max_gaussians or raise -r\n")
         sys.exit(int(ExitCode.MEMORY))
+    except Exception as bug:  # noqa: BLE001 - the one place that turns a bug into a report
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="twinsplat-crash-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as report:
+            report.write(traceback.format_exc())
+        sys.stderr.write(
+            f"error: {one_line(f'a bug in this program: {type(bug).__name__}: {bug}')[:200]}; "
+            f"report {report.name}\n"
+        )
+        sys.exit(int(ExitCode.BUG))
 
 
 def existing_run(model_path: Path) -> Path:

@@ -65,6 +65,15 @@ class ModelConfig:
     invert_masks: bool = False
     """Your masks are black where the photo is to be trusted."""
 
+    init: Literal["auto", "points"] = "auto"
+    """points: refuse a model without points; auto: start from random ones and say so."""
+
+    keep_outliers: bool = False
+    """Use cameras that lie absurdly far from all others."""
+
+    follow_links: bool = False
+    """Photos may be links to files outside of the scene."""
+
     def __post_init__(self) -> None:
         """Refuse values that no run can use."""
         if not FIRST_SH_DEGREE <= self.sh_degree <= LAST_SH_DEGREE:

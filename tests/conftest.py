@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from scene.synthetic import PRESETS, make_capture
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -27,3 +29,11 @@ def shared_data() -> Path:
 def generator() -> torch.Generator:
     """A seeded source of random numbers, so that no test touches the global one."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in capture at its smallest; read it, never write into it."""
+    folder = tmp_path_factory.mktemp("captures") / "tiny"
+    make_capture(folder, PRESETS["tiny"], seed=0)
+    return folder

@@ -55,13 +55,18 @@ NOTHING = Refinement()
 class Strategy(Protocol):
     """Decides after each step how a Gaussian set should change."""
 
-    needs_absgrad: bool
+    @property
+    def needs_absgrad(self) -> bool:
+        """Whether renders should also collect absolute screen gradients."""
+        ...
 
     def initialize_state(self, gaussians: Gaussians) -> GrowthState:
         """Fresh statistics for these Gaussians."""
+        ...
 
     def step_pre_backward(self, state: GrowthState, render: Render) -> None:
         """Called between render and backward: ask for the gradients that are needed."""
+        ...
 
     def step_post_backward(
         self, state: GrowthState, gaussians: Gaussians, render: Render, row: int, step: int
@@ -71,6 +76,7 @@ class Strategy(Protocol):
         Args:
             step: updates done, this one included.
         """
+        ...
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from pathlib import Path
 from types import FrameType
 
 import torch
+from scene.capture import Capture
 from tqdm import tqdm
 
 from arguments.config import TrainConfig
 from arguments.messages import ExitCode, Messages, UserError
-from scene.capture import Capture
 from scene.gaussians import Gaussians
 from training import checkpoint
 from training.randomness import pick
@@ -27,7 +27,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 SIGNAL_EXIT_BASE = 128
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 - it is no error
     """The user or the system asked the run to end; it has been saved."""
 
     def __init__(self, message: str, code: int) -> None:

@@ -5,10 +5,10 @@ import time
 from arguments.config import TrainConfig
 from arguments.messages import Messages
 from scene.capture import Capture
+from training.branches import RenderSettings
 from training.loop import ViewSource
 from training.memory import free_bytes, gaussian_bytes
 from training.setup import Parts, masks_of, num_branches
-from training.branches import RenderSettings
 
 GIGA = 1e9
 STEP_OVERHEAD = 1.5  # loss, masks and optimizer beside rendering, as a factor (measured on a CPU)
@@ -23,7 +23,8 @@ def describe_capture(capture: Capture, messages: Messages) -> None:
         f" to {widths[-1]}x{heights[-1]}" if len(sizes) > 1 else ""
     )
     messages.note(
-        f"views: {len(capture.train)} train, {len(capture.test)} test ({capture.split_rule}), {size}"
+        f"views: {len(capture.train)} train, {len(capture.test)} test ({capture.split_rule}), "
+        f"{size}"
     )
     messages.note(f"points: {len(capture.points.xyz)}, scene extent {capture.scene_scale:.3g}")
 

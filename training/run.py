@@ -10,9 +10,8 @@ from arguments.config import TrainConfig
 from arguments.messages import ExitCode, Messages, UserError
 from arguments.serialization import to_json
 from gaussian_renderer import render_image
-from masks.candidates import Candidates
 from masks.maskers import CandidateSource
-from masks.proposals import open_candidates, propose
+from masks.proposals import CandidateFolder, ProposalSettings, propose
 from scene.atomic import write_atomic
 from scene.capture import Capture, CaptureSettings, load_capture
 from scene.gaussians import Gaussians
@@ -23,7 +22,6 @@ from training.run_folder import RunRecord, Status, claim, close_messages, commit
 from training.setup import (
     build,
     camera_batch,
-    candidate_folders,
     masks_of,
     no_candidates,
 )
@@ -44,14 +42,29 @@ def capture_settings(config: TrainConfig) -> CaptureSettings:
         masks=model.masks,
         invert_masks=model.invert_masks,
         cache_dir=model.model_path / "cache",
+        require_points=model.init == "points",
+        keep_outliers=model.keep_outliers,
+        follow_links=model.follow_links,
     )
 
 
-def _candidates(config: TrainConfig, capture: Capture, messages: Messages) -> CandidateSource:
+def candidates_for(config: TrainConfig, capture: Capture, messages: Messages) -> CandidateSource:
     """Distractor candidates of the training photos, made now where they are missing."""
     if not any("hard" in kinds for kinds in masks_of(config)):
         return no_candidates
-    return candidate_source(capture, candidate_folders(config), messages)
+    given = config.mask.candidates
+    made = CandidateFolder(given or config.model.source_path / "candidates", capture)
+    missing = made.missing(capture.train)
+    if not missing:
+        messages.note(f"candidates: {made.folder}")
+        return made
+    if given is not None:
+        name = capture.views[missing[0]].name
+        raise UserError(
+            f"{len(missing)} of {len(capture.train)} photos lack candidates in '{given}' (first: "
+            f"{name}); make them with python -m masks -s {config.model.source_path} -o {given}"
+        )
+    return propose(capture, config.model.model_path / "candidates", ProposalSettings(), messages)
 
 
 def _measure(
@@ -109,7 +122,7 @@ def prepare(config: TrainConfig, record: RunRecord, messages: Messages) -> Run:
     capture = load_capture(capture_settings(config), messages)
     describe_capture(capture, messages)
     record.split_rule, record.dataset = capture.split_rule, capture.digest
-    parts = build(config, capture, _candidates(config, capture, messages), messages)
+    parts = build(config, capture, candidates_for(config, capture, messages), messages)
     device = parts.state.result.device
     record.device, record.num_threads = str(device), torch.get_num_threads()
     record.max_gaussians = parts.max_gaussians
@@ -189,7 +202,7 @@ def train(config: TrainConfig, messages: Messages) -> int:
     return _close(run, record, "finished", ExitCode.OK, "", messages, folder)
 
 
-def _close(  # noqa: PLR0913
+def _close(
     run: Run | None,
     record: RunRecord,
     status: Status,

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from scene.ply import Splats, read_ply, write_ply
 
 from arguments.config import TrainConfig
 from arguments.messages import ExitCode, Messages, UserError
 from arguments.serialization import from_plain, to_json
-from scene.gaussians import Gaussians
-from scene.ply import Splats, read_ply, write_ply
 from scene.atomic import write_atomic
+from scene.gaussians import Gaussians
 
 Status = Literal["running", "finished", "stopped", "failed"]
 
@@ -60,7 +60,7 @@ def commit() -> str:
     root = Path(__file__).resolve().parents[1]
     try:
         done = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "--short=10", "HEAD"],  # noqa: S607
+            ["git", "-C", str(root), "rev-parse", "--short=10", "HEAD"],
             capture_output=True,
             text=True,
             check=False,

@@ -1,7 +1,6 @@
 """From a configuration and a capture to a state that can be trained; decides no schedule."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from simple_knn import mean_squared_distance
@@ -49,9 +48,9 @@ def choose_device(config: TrainConfig, messages: Messages) -> torch.device:
 
 def masks_of(config: TrainConfig) -> list[tuple[MaskKind, ...]]:
     """For each trained branch the masks that it uses in turn."""
-    method, kinds = config.run.method, config.mask.branch_masks
-    if kinds is None:
-        kinds = ("none",) if method == "single" else ("hard", "soft")
+    method = config.run.method
+    usual: tuple[MaskKind, ...] = ("none",) if method == "single" else ("hard", "soft")
+    kinds = usual if config.mask.branch_masks is None else config.mask.branch_masks
     return [(kind,) for kind in kinds] if method == "dual" else [kinds]
 
 
@@ -158,10 +157,3 @@ def no_candidates(view_id: int) -> Candidates:
         LookupError: always.
     """
     raise LookupError(f"view {view_id}: this run has no distractor candidates")
-
-
-def candidate_folders(config: TrainConfig) -> list[Path]:
-    """Where candidates are looked for, in this order; the last is where they are made."""
-    if config.mask.candidates is not None:
-        return [config.mask.candidates]
-    return [config.model.source_path / "candidates", config.model.model_path / "candidates"]
