@@ -28,6 +28,7 @@ setup(
                 "-ffp-contract=off",
                 "-fvisibility=hidden",
                 "-Wall",
+                "-Wno-maybe-uninitialized",  # false alarms inside GCC 12's AVX-512 headers
             ],
             extra_link_args=["-fopenmp"],
             libraries=[],

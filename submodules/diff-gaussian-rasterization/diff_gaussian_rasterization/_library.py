@@ -21,7 +21,9 @@ def load() -> None:
     try:
         torch.ops.load_library(library)
     except OSError as error:
-        raise ImportError(f"{library} does not load with torch {torch.__version__}: {error}; {cure}") from error
+        raise ImportError(
+            f"{library} does not load with torch {torch.__version__}: {error}; {cure}"
+        ) from error
 
 
 load()

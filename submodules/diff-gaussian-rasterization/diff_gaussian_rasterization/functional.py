@@ -2,26 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from diff_gaussian_rasterization import _library
-
-ops = getattr(torch.ops, _library.NAME)
+from diff_gaussian_rasterization._operators import DepthMode, ops
 
 RasterizeMode = Literal["classic", "antialiased"]
 Depth = Literal["none", "accumulated", "expected"]
-
-
-class DepthMode(IntEnum):
-    """What the blend accumulates beside the colour."""
-
-    NONE = 0
-    LINEAR = 1
-    INVERSE = 2
 
 
 @dataclass(frozen=True)
@@ -106,7 +95,9 @@ def rasterization(
         RuntimeError: an argument has the wrong dtype, device or shape.
     """
     if rasterize_mode not in ("classic", "antialiased"):
-        raise ValueError(f"rasterize_mode must be 'classic' or 'antialiased', got {rasterize_mode!r}")
+        raise ValueError(
+            f"rasterize_mode must be 'classic' or 'antialiased', got {rasterize_mode!r}"
+        )
     if depth not in ("none", "accumulated", "expected"):
         raise ValueError(f"depth must be 'none', 'accumulated' or 'expected', got {depth!r}")
     sh0, shN, features = _split_colors(colors, sh_degree)
@@ -132,7 +123,9 @@ def rasterization(
     tracked = geometry_grad and projection.means2d.requires_grad
     if tracked:
         projection.means2d.retain_grad()
-    probe = torch.zeros_like(projection.means2d, requires_grad=True) if absgrad and tracked else None
+    probe = (
+        torch.zeros_like(projection.means2d, requires_grad=True) if absgrad and tracked else None
+    )
     shown = projection.colors if features is None else features[None]
     color, alpha, accumulated, _ = ops.blend(
         projection.means2d,
@@ -185,7 +178,9 @@ def project(
         raise ValueError("viewmats and Ks get no gradient; pass them detached")
     if not geometry_grad:
         means, opacities = means.detach(), opacities.detach()
-        quats, scales, covariances = (None if x is None else x.detach() for x in (quats, scales, covariances))
+        quats, scales, covariances = (
+            None if x is None else x.detach() for x in (quats, scales, covariances)
+        )
     outputs = ops.project(
         means,
         quats,
@@ -228,118 +223,3 @@ def _per_camera(backgrounds: Tensor | None, num_cameras: int) -> Tensor | None:
     if backgrounds is None or backgrounds.dim() != 1:
         return backgrounds
     return backgrounds.expand(num_cameras, -1)
-
-
-@torch.library.register_fake(f"{_library.NAME}::project")
-def _(means: Tensor, quats, scales, covariances, opacities, sh0, shN, viewmats, Ks, *_options: Any) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
-    C, M = viewmats.shape[0], means.shape[0]
-    new = means.new_empty
-    return (
-        new(C, M, 2),
-        new(C, M, 3),
-        new(C, M),
-        new(C, M),
-        new(C, 0 if sh0 is None else M, 3),
-        new(C, M, dtype=torch.int32),
-    )
-
-
-@torch.library.register_fake(f"{_library.NAME}::project_backward")
-def _(
-    v_means2d, v_conics, v_depths, v_opacities, v_colors, conics, colors, radii,
-    means, quats, scales, covariances, opacities, sh0, shN, viewmats, Ks, width, height,
-    sh_degree, near_plane, far_plane, eps2d, antialiased, geometry_grad,
-):  # type: ignore[no-untyped-def]
-    def like(wanted: Tensor | None, part: bool = True) -> Tensor:
-        return means.new_empty(wanted.shape if wanted is not None and part else (0,))
-
-    g = geometry_grad
-    return (like(means, g), like(quats, g), like(scales, g), like(covariances, g), like(opacities, g), like(sh0), like(shN))
-
-
-@torch.library.register_fake(f"{_library.NAME}::blend")
-def _(
-    means2d, conics, opacities, colors, depths, radii, backgrounds, absgrad, set_sizes, width, height, depth_mode, geometry_grad
-):  # type: ignore[no-untyped-def]
-    shape = (len(set_sizes), means2d.shape[0], height, width)
-    new = means2d.new_empty
-    size = torch.library.get_ctx().new_dynamic_size()
-    return new(*shape, colors.shape[2]), new(shape), new(shape if depth_mode else (0,)), new(size, dtype=torch.uint8)
-
-
-@torch.library.register_fake(f"{_library.NAME}::blend_backward")
-def _(
-    v_color, v_alpha, v_depth, state, means2d, conics, opacities, colors, depths, radii, backgrounds,
-    set_sizes, width, height, depth_mode, geometry_grad, absolute,
-):  # type: ignore[no-untyped-def]
-    def like(wanted: Tensor, part: bool = True) -> Tensor:
-        return means2d.new_empty(wanted.shape if part else (0,))
-
-    g = geometry_grad
-    return (like(means2d, g), like(conics, g), like(opacities, g), like(colors), like(depths, g), like(means2d, g and absolute))
-
-
-_PROJECT_GEOMETRY = (0, 1, 2, 3, 4)        # arguments of project whose gradient is geometry
-
-
-def _project_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, conics, _, _, colors, radii = output
-    ctx.mark_non_differentiable(radii)
-    ctx.save_for_backward(conics, colors, radii, *inputs[:9])
-    ctx.options = inputs[9:]
-
-
-def _project_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
-    conics, colors, radii, *inputs = ctx.saved_tensors
-    geometry = any(ctx.needs_input_grad[i] for i in _PROJECT_GEOMETRY)
-    grads = ops.project_backward(*upstream[:5], conics, colors, radii, *inputs, *ctx.options, geometry)
-    v_means, v_quats, v_scales, v_covariances, v_opacities, v_sh0, v_shN = grads
-    named = (v_means, v_quats, v_scales, v_covariances, v_opacities, v_sh0, v_shN)
-    wanted = (g if need else None for g, need in zip(named, ctx.needs_input_grad[:7], strict=True))
-    return (*wanted, *[None] * 9)
-
-
-torch.library.register_autograd(f"{_library.NAME}::project", _project_backward, setup_context=_project_setup)
-
-
-def _blend_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    means2d, conics, opacities, colors, depths, radii, backgrounds, absgrad, *options, geometry_grad = inputs
-    _, alpha, _, state = output
-    ctx.mark_non_differentiable(state)
-    keep_alpha = alpha if backgrounds is not None and ctx.needs_input_grad[6] else None
-    ctx.save_for_backward(state, means2d, conics, opacities, colors, depths, radii, backgrounds, keep_alpha)
-    ctx.options = options
-    ctx.geometry_grad = geometry_grad
-    ctx.absolute = absgrad is not None
-
-
-def _blend_backward(
-    ctx: Any, v_color: Tensor, v_alpha: Tensor, v_depth: Tensor, _v_state: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    *saved, alpha = ctx.saved_tensors
-    needs = ctx.needs_input_grad
-    geometry = ctx.geometry_grad and any(needs[i] for i in (0, 1, 2, 4, 7))
-    has_depth = ctx.options[3] != DepthMode.NONE
-    grads = ops.blend_backward(
-        v_color, v_alpha, v_depth if has_depth else None, *saved, *ctx.options, geometry, geometry and ctx.absolute
-    )
-    v_means2d, v_conics, v_opacities, v_colors, v_depths, v_absgrad = grads
-    v_backgrounds = None
-    if alpha is not None:
-        v_backgrounds = (v_color * (1 - alpha)[..., None]).sum((0, 2, 3))
-    if not geometry:
-        return (None, None, None, v_colors, None, None, v_backgrounds, *[None] * 6)
-    return (
-        v_means2d,
-        v_conics,
-        v_opacities,
-        v_colors,
-        v_depths,
-        None,
-        v_backgrounds,
-        v_absgrad if ctx.absolute else None,
-        *[None] * 5,
-    )
-
-
-torch.library.register_autograd(f"{_library.NAME}::blend", _blend_backward, setup_context=_blend_setup)

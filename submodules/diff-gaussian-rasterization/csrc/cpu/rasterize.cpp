@@ -277,9 +277,7 @@ void blend(const BlendInputs& in, const int64_t* set_sizes, int64_t num_sets, in
 
   // 3. Splats, and the tiles of each; a thread's parts are contiguous in depth order.
   Splat* splats = m.splats.at_least(num_splats);
-  Workspace<int64_t>& lengths_memory = m.counts;
   std::vector<int64_t> pair_counts(num_sections * threads + 1);
-  (void)lengths_memory;
   std::vector<int32_t> lengths(num_splats);
   parallel(threads, [&](int thread, int team) {
     ThreadMemory& mine = m.threads[thread];
@@ -321,6 +319,9 @@ void blend(const BlendInputs& in, const int64_t* set_sizes, int64_t num_sets, in
   const Layout places = layout(in, num_splats, num_pairs);
   char* const base = static_cast<char*>(allocate(context, places.bytes));
   int64_t header[8] = {num_splats, num_pairs, num_sections, 0, 0, 0, 0, 0};
+  for (const int64_t end : {places.sections, places.splats, places.values, places.tile_offsets, places.slot_offsets, places.pairs,
+                            places.masks, places.transmittance, places.last, places.bytes})
+    std::memset(base + end - 64, 0, 64);   // gaps between the arrays: equal calls leave equal bytes
   std::memcpy(base, header, sizeof header);
   std::memcpy(base + places.sections, sections.data(), sizeof(Section) * num_sections);
   const BlendState state = view_of(places, base);
