@@ -3,6 +3,8 @@
 Pictures are compared as 8-bit sRGB, each picture alone; means over pictures are for the caller.
 """
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
@@ -50,14 +52,35 @@ def ssim(picture: UInt8[Tensor, "H W 3"], photo: UInt8[Tensor, "H W 3"]) -> floa
     return float((luminance * structure).mean())
 
 
-def mask_iou(weight: Float[Tensor, "H W"], distractor: Bool[Tensor, "H W"]) -> float:
-    """Intersection over union of distrusted pixels (weight < 0.5) and true distractor pixels.
+@dataclass(frozen=True)
+class Overlap:
+    """Pixels that are taken for distractors and those that are, of one photo or of many."""
 
-    1 when there are neither: a clean photo that is trusted as a whole is right.
-    """
+    intersection: int
+    union: int
+
+    def __add__(self, other: "Overlap") -> "Overlap":
+        """The overlap in both sets of photos together."""
+        return Overlap(self.intersection + other.intersection, self.union + other.union)
+
+    @property
+    def iou(self) -> float:
+        """Intersection over union; 1 where nothing moves and everything is trusted."""
+        return self.intersection / self.union if self.union else 1.0
+
+
+def mask_overlap(weight: Float[Tensor, "H W"], distractor: Bool[Tensor, "H W"]) -> Overlap:
+    """Distrusted pixels (weight < 0.5) against true distractor pixels."""
     distrusted = weight < DISTRACTOR_BELOW
-    union = int((distrusted | distractor).sum())
-    return int((distrusted & distractor).sum()) / union if union else 1.0
+    return Overlap(
+        int((distrusted & distractor).sum()),
+        int((distrusted | distractor).sum()),
+    )
+
+
+def mask_iou(weight: Float[Tensor, "H W"], distractor: Bool[Tensor, "H W"]) -> float:
+    """Intersection over union of distrusted (weight < 0.5) and true distractor pixels."""
+    return mask_overlap(weight, distractor).iou
 
 
 def _unit(picture: UInt8[Tensor, "H W 3"]) -> Float[Tensor, "H W 3"]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import correlate1d
 
-from evaluation.metrics import mask_iou, psnr, quantise, ssim
+from evaluation.metrics import mask_iou, mask_overlap, psnr, quantise, ssim
 
 
 def pictures(seed: int, height: int = 23, width: int = 31) -> tuple[torch.Tensor, torch.Tensor]:
@@ -108,3 +108,9 @@ def test_a_trusted_clean_photo_has_full_iou() -> None:
     clean = torch.zeros(3, 4, dtype=torch.bool)
     assert mask_iou(torch.ones(3, 4), clean) == 1.0
     assert mask_iou(torch.zeros(3, 4), clean) == 0.0
+
+
+def test_overlaps_of_photos_add_up_pixel_by_pixel() -> None:
+    right, nothing = torch.tensor([[0.0, 1.0]]), torch.ones(1, 2)
+    moving = torch.tensor([[True, False]])
+    assert (mask_overlap(right, moving) + mask_overlap(nothing, moving)).iou == 0.5

@@ -1,0 +1,130 @@
+"""A trained run with its photos: pictures and masks of its views, as they are measured and saved.
+
+Knows no metrics and writes no files.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from arguments.messages import ExitCode, Messages, UserError
+from evaluation.metrics import quantise
+from gaussian_renderer import render_image
+from masks.maskers import Masker
+from scene.capture import Capture, load_capture
+from scene.gaussians import Gaussians
+from training import checkpoint
+from training.run import candidates_for, capture_settings
+from training.run_folder import TrainedRun, load_run
+from training.setup import BRANCH_NAMES, build_maskers, camera_batch, masks_of
+
+Split = Literal["test", "train"]
+LAST = -1  # INRIA's number of the last iteration
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """Which run is to be opened, and where.
+
+    Attributes:
+        source_path: the scene, where it is no longer where the run found it.
+        iteration: which of the run's models; LAST is the newest.
+    """
+
+    model_path: Path
+    source_path: Path | None = None
+    iteration: int = LAST
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+@dataclass(frozen=True)
+class RunViews:
+    """A trained model on a device, and the capture that it was trained on."""
+
+    run: TrainedRun
+    capture: Capture
+    gaussians: Gaussians
+
+    def ids(self, split: Split) -> tuple[int, ...]:
+        """The views of a split."""
+        return self.capture.test if split == "test" else self.capture.train
+
+    def color(self, view_id: int) -> Float[Tensor, "H W 3"]:
+        """What the model shows in a view, in [0, 1]."""
+        device = self.gaussians.device
+        white = float(self.run.config.model.white_background)
+        return render_image(
+            self.gaussians,
+            camera_batch(self.capture, view_id, device),
+            torch.full((3,), white, device=device),
+            filter_2d=self.run.config.optimization.filter,
+        )[0]
+
+    def picture(self, view_id: int) -> UInt8[Tensor, "H W 3"]:
+        """The same as 8-bit sRGB in host memory: what is measured is what is saved."""
+        return quantise(self.color(view_id)).cpu()
+
+    def mask(self, view_id: int, masker: Masker) -> Float[Tensor, "H W"]:
+        """The masker's trust in a training photo, given what the model shows there."""
+        color = self.color(view_id)[None]
+        image = self.capture.image(view_id).to(color.device)[None].float() / 255
+        return masker(color, image, [view_id]).weight[0].cpu()
+
+
+def open_views(request: RunRequest, messages: Messages) -> RunViews:
+    """Load a run's model and its photos.
+
+    Raises:
+        UserError: there is no such run, model or scene, or no such device.
+    """
+    iteration = None if request.iteration == LAST else request.iteration
+    run = load_run(request.model_path, iteration)
+    # The run may have been moved since, and so may the scene.
+    source_path = request.source_path or run.config.model.source_path
+    if not source_path.is_dir():
+        raise UserError(
+            f"scene of the run in '{request.model_path}' not found: '{source_path}'; "
+            "give its place with -s"
+        )
+    model = replace(run.config.model, model_path=request.model_path, source_path=source_path)
+    run = replace(run, config=replace(run.config, model=model))
+    device = _device(request)
+    capture = load_capture(capture_settings(run.config), messages)
+    return RunViews(run, capture, run.gaussians.map(lambda tensor: tensor.to(device)))
+
+
+def open_masker(views: RunViews, messages: Messages) -> Masker | None:
+    """The first mask of the run's first branch, as learnt; None where it is no longer known.
+
+    Raises:
+        UserError: its candidates or its checkpoint cannot be read.
+    """
+    config = views.run.config
+    kinds = masks_of(config)[0]
+    candidates = candidates_for(config, views.capture, messages)
+    masker = build_maskers(config, kinds[:1], candidates)[0]
+    if kinds[0] != "soft":
+        return masker
+    path = views.run.model_path / checkpoint.FOLDER / f"step_{views.run.step:06d}.safetensors"
+    if not path.is_file():
+        messages.warn(f"{path} is not there, and the learnt masks with it; no masks")
+        return None
+    head = f"{BRANCH_NAMES[0]}/mask0/"
+    saved = checkpoint.load(path).tensors
+    learnt = {k.removeprefix(head): t for k, t in saved.items() if k.startswith(head)}
+    masker.load_state(learnt)
+    return masker
+
+
+def _device(request: RunRequest) -> torch.device:
+    there = torch.cuda.is_available()
+    if request.device == "cuda" and not there:
+        raise UserError(
+            "--device cuda, but torch sees no GPU; use --device cpu or install torch with CUDA",
+            ExitCode.ENVIRONMENT,
+        )
+    return torch.device("cuda" if there and request.device != "cpu" else "cpu")
