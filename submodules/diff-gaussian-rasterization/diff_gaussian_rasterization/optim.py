@@ -32,6 +32,8 @@ def adam_step_(
         lrs: one learning rate for each tensor.
         step: counts from 1; it corrects the bias of the young means.
     """
+    # So that autograd refuses to go back through values that this step overwrites.
+    torch.autograd.graph.increment_version([*params, *exp_avgs, *exp_avg_sqs])
     ops.adam_step_(
         list(params),
         list(grads),
