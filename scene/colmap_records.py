@@ -17,7 +17,9 @@ from scene.camera_models import MODEL_BY_ID, MODEL_BY_NAME, SUPPORTED_NAMES, Cam
 LARGEST_SIDE = 65_535
 LONGEST_NAME = 4096
 LARGEST_COORDINATE = 1e7
-SMALLEST_QUATERNION = 1e-6
+SMALLEST_QUATERNION, LARGEST_QUATERNION = 1e-6, 1e6
+LARGEST_TRANSLATION = 1e12
+LARGEST_PARAMETER = 1e9
 UNIT_TOLERANCE = 1e-3
 NO_POINT = -1
 
@@ -153,7 +155,7 @@ def check_camera(where: str, camera: ColmapCamera, messages: Messages) -> None:
         )
     if camera.model.num_focal == 0:
         return
-    if not np.isfinite(camera.params).all():
+    if not (np.abs(camera.params) < LARGEST_PARAMETER).all():
         raise UserError(f"{what} has parameters {_numbers(camera.params)}; re-run the calibration")
     if (camera.focal <= 0).any():
         raise UserError(f"{what} has focal length {_numbers(camera.focal)}; it must be positive")
@@ -226,15 +228,21 @@ def check_name(where: str, name: str) -> None:
         raise UserError(f"{where}: name '{name[:100]}' leaves the image folder; rename the image")
 
 
+def is_rotation(quat: Float64[np.ndarray, "4"]) -> bool:
+    """Whether a quaternion can be normalised."""
+    if not (np.abs(quat) < LARGEST_QUATERNION).all():
+        return False
+    return bool(np.linalg.norm(quat) > SMALLEST_QUATERNION)
+
+
 def check_pose(where: str, image: ColmapImage) -> None:
     """Refuse a pose that holds no rotation or no place."""
-    norm = float(np.linalg.norm(image.quat))
-    if not np.isfinite(norm) or norm < SMALLEST_QUATERNION:
+    if not is_rotation(image.quat):
         raise UserError(
             f"{where}: image '{image.name}' has the rotation {_numbers(image.quat)}; "
             "re-export the model or remove the image"
         )
-    if not np.isfinite(image.translation).all():
+    if not (np.abs(image.translation) < LARGEST_TRANSLATION).all():
         raise UserError(
             f"{where}: image '{image.name}' has the translation {_numbers(image.translation)}; "
             "re-export the model or remove the image"

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".mpo")
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError)
 
@@ -101,6 +101,7 @@ def read_header(path: Path, megapixels: float) -> Header:
         with path.open("rb") as stream:
             kind = sniff(stream.read(32))
             stream.seek(0)
+            Image.init()  # Pillow knows only its five commonest formats until asked
             with Image.open(stream, formats=FORMATS) as image:
                 if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
                     raise BadPhotoError(f"{image.format} with several pages")

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from arguments.messages import Messages, UserError
-from scene.colmap_records import SMALLEST_QUATERNION, ColmapImage
+from scene.colmap_records import LARGEST_TRANSLATION, ColmapImage, is_rotation
 
 # COLMAP writes both forms of a pose with all digits; beyond this they are different poses.
 POSE_TOLERANCE = 1e-4
@@ -118,10 +118,10 @@ def _image_pose(
     if camera_from_rig is None:
         return None
     for pose in (frame.rig_from_world, camera_from_rig):
-        norm = np.linalg.norm(pose.quat)
-        if not np.isfinite(norm) or norm < SMALLEST_QUATERNION:
+        is_place = bool((np.abs(pose.translation) < LARGEST_TRANSLATION).all())
+        if not (is_rotation(pose.quat) and is_place):
             raise UserError(
-                f"{frames_file}: frame {frame.frame_id} of image '{image.name}' has no rotation; "
+                f"{frames_file}: frame {frame.frame_id} of image '{image.name}' has no valid pose; "
                 "re-export the model"
             )
     return camera_from_rig.after(frame.rig_from_world)
@@ -129,10 +129,9 @@ def _image_pose(
 
 def _is_same(pose: Pose, image: ColmapImage) -> bool:
     """Whether both maps agree to the digits that text files keep."""
-    norm = np.linalg.norm(image.quat)
-    if not np.isfinite(norm) or norm < SMALLEST_QUATERNION:
+    if not is_rotation(image.quat):
         return False
     turned = np.abs(rotation_matrix(pose.quat) - rotation_matrix(image.quat)).max()
     scale = 1 + np.abs(pose.translation).max()
-    moved = np.abs(pose.translation - image.translation).max() / scale
+    moved = np.abs(pose.translation - np.nan_to_num(image.translation)).max() / scale
     return bool(turned < POSE_TOLERANCE and moved < POSE_TOLERANCE)
