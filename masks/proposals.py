@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from arguments.messages import ExitCode, Messages, UserError
 from masks.candidates import CandidateFile, Candidates, read_candidates, write_candidates
+from masks.neighbors import DuePoints, TrackIndex
 from masks.segments import SEGMENTERS, GraphSettings, SegmentKind
 from masks.static_evidence import (
     EvidenceSettings,
@@ -116,35 +117,37 @@ def propose(
     messages.note(
         f"candidates by {ANNOUNCEMENT[settings.kind]}; {len(view_ids)} photos -> {folder}"
     )
+    index = TrackIndex([capture.views[i] for i in view_ids])
     num_kept = 0
     for view_id in tqdm(view_ids, desc="candidates", unit="photo", disable=messages.quiet):
         view = capture.views[view_id]
         image = capture.image(view_id).numpy()
-        digest = digest_of(view, image, settings)
+        due = index.due(view)
+        digest = digest_of(view, image, due, settings)
         path = candidate_path(folder, view)
         if not overwrite and _is_current(path, digest):
             num_kept += 1
             continue
-        write_candidates(path, propose_for(view, image, settings, digest))
+        write_candidates(path, propose_for(view, image, due, settings, digest))
     if num_kept:
         messages.note(f"candidates: {num_kept} of {len(view_ids)} photos had been done before")
     return CandidateFolder(folder, capture)
 
 
 def propose_for(
-    view: View, image: np.ndarray, settings: ProposalSettings, digest: str
+    view: View, image: np.ndarray, due: DuePoints, settings: ProposalSettings, digest: str
 ) -> CandidateFile:
     """Candidates of one photo, with the verdict on every segment."""
-    evidence = gather_evidence(image, view.keypoints, view.track_lengths, settings.evidence)
+    evidence = gather_evidence(image, view, due, settings.evidence)
     labels = SEGMENTERS[settings.kind](image, evidence, settings.graph)
     verdicts = judge_segments(labels, evidence, settings.evidence)
     return CandidateFile(keep_candidates(labels, verdicts), verdicts, digest)
 
 
-def digest_of(view: View, image: np.ndarray, settings: ProposalSettings) -> str:
+def digest_of(view: View, image: np.ndarray, due: DuePoints, settings: ProposalSettings) -> str:
     """Changes when anything changes that the candidates depend on."""
     state = hashlib.blake2b(digest_size=16)
-    for part in (image, view.keypoints, view.track_lengths):
+    for part in (image, view.keypoints, view.track_lengths, due.xy):
         state.update(f"{part.shape}{part.dtype}".encode())
         state.update(part.tobytes())
     state.update(f"{FORMAT}{settings}".encode())

@@ -35,7 +35,7 @@ class MergeSettings:
     evidence: float = 0.05
     """Weight of one being seen by other photos and the other not, though it should have been."""
 
-    small: float = 0.01
+    small: float = 0.03
     """Regions below this share of the photo are merged more readily, the smaller the more."""
 
 

@@ -4,12 +4,15 @@ Knows keypoints and texture; it has no opinion on how segments are made or what 
 """
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
-from jaxtyping import Float32, Int, Int32, UInt8
+from jaxtyping import Float32, Int32, UInt8
 from numpy import ndarray
 from scipy.ndimage import gaussian_filter
+
+from masks.neighbors import DuePoints
+from scene.capture import View
 
 BRIGHTNESS = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # Rec. 601 luma
 
@@ -32,9 +35,17 @@ class EvidenceSettings:
     density: float = 0.1
     """A segment with more than this share of the keypoints to be expected in it is static."""
 
-    min_expected: float = 2.0
+    min_expected: float = 1.5
     """A segment in which fewer keypoints are to be expected is left alone: their absence says
     nothing."""
+
+    min_expected_in_static: float = 4.0
+    """The same for a segment that lies in a larger one that is static, and so is probably a part
+    of it."""
+
+    neighbors: float = 0.5
+    """How much the points that neighbouring photos see count for what to expect, against the
+    texture of the photo itself."""
 
     texture_aware: bool = True
     """Expect keypoints where there is texture, as measured in the same photo; False expects them
@@ -104,20 +115,33 @@ def keypoint_density(
 
 
 def gather_evidence(
-    image: UInt8[ndarray, "H W 3"],
-    keypoints: Float32[ndarray, "P 2"],
-    track_lengths: Int[ndarray, " P"],
-    settings: EvidenceSettings,
+    image: UInt8[ndarray, "H W 3"], view: View, due: DuePoints, settings: EvidenceSettings
 ) -> StaticEvidence:
-    """Evidence in one photo from its keypoints (x, y in pixels) and the length of their tracks."""
-    height, width = image.shape[:2]
-    x, y = np.floor(keypoints[track_lengths >= settings.min_track_length]).astype(int).T
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    found = np.zeros((height, width), dtype=np.float32)
-    found[y[inside], x[inside]] = 1.0
-    if settings.texture_aware:
-        return StaticEvidence(found, keypoint_density(cornerness(image), found))
-    return StaticEvidence(found, np.full_like(found, found.mean()))
+    """Evidence in one photo from its own keypoints and from what its neighbours see.
+
+    Args:
+        due: points that the photo ought to show; without any, texture alone says what to expect.
+    """
+    shape = image.shape[:2]
+    found = np.minimum(
+        splat(view.keypoints[view.track_lengths >= settings.min_track_length], shape), 1.0
+    )
+    if not settings.texture_aware:
+        return StaticEvidence(found, np.full_like(found, found.mean()))
+    expected = keypoint_density(cornerness(image), found)
+    if len(due.xy):
+        from_neighbors = splat(due.xy, shape) * np.float32(found.sum() / len(due.xy))
+        expected += settings.neighbors * (from_neighbors - expected)
+    return StaticEvidence(found, expected)
+
+
+def splat(xy: Float32[ndarray, "P 2"], shape: tuple[int, int]) -> Float32[ndarray, "H W"]:
+    """Number of points in each pixel; those outside of the image are left out."""
+    x, y = np.floor(xy).astype(int).T
+    inside = (x >= 0) & (x < shape[1]) & (y >= 0) & (y < shape[0])
+    counts = np.zeros(shape, dtype=np.float32)
+    np.add.at(counts, (y[inside], x[inside]), 1.0)
+    return counts
 
 
 def judge_segments(
@@ -125,34 +149,47 @@ def judge_segments(
 ) -> SegmentVerdicts:
     """Every segment with its keypoints and the verdict; label 0 is no segment.
 
-    A photo without any evidence proves nothing static: all its segments stay candidates.
+    The last layer is the coarsest. A photo without any evidence proves nothing static: all its
+    segments stay candidates.
     """
-    parts: list[tuple[ndarray, ...]] = []
-    for layer, of_pixel in enumerate(labels):
-        flat = of_pixel.ravel()
-        area = np.bincount(flat)
-        found = np.bincount(flat, weights=evidence.found.ravel())
-        expected = np.bincount(flat, weights=evidence.expected.ravel())
-        label = np.flatnonzero(area)
-        label = label[label > 0]
-        parts.append(
-            (np.full(len(label), layer), label, area[label], found[label], expected[label])
-        )
-    layer_of, label, area, found, expected = (
-        np.concatenate(column) for column in zip(*parts, strict=True)
-    )
-    verdict = np.full(len(label), Verdict.CANDIDATE, dtype=np.uint8)
-    verdict[found >= settings.density * expected] = Verdict.STATIC
-    verdict[expected < settings.min_expected] = Verdict.UNDECIDABLE
-    if not evidence.found.any():
-        verdict[:] = Verdict.CANDIDATE
+    counts = [_count_layer(layer, of_pixel, evidence) for layer, of_pixel in enumerate(labels)]
+    is_static = counts[-1].found >= settings.density * counts[-1].expected
+    static_surroundings = np.isin(labels[-1], counts[-1].label[is_static])
+    parts = []
+    for of_pixel, count in zip(labels, counts, strict=True):
+        inside = np.bincount(of_pixel.ravel(), weights=static_surroundings.ravel())
+        lies_in_static = inside[count.label] > 0.5 * count.area
+        enough = np.where(lies_in_static, settings.min_expected_in_static, settings.min_expected)
+        count.verdict[count.expected < enough] = Verdict.UNDECIDABLE
+        count.verdict[count.found >= settings.density * count.expected] = Verdict.STATIC
+        if not evidence.found.any():
+            count.verdict[:] = Verdict.CANDIDATE
+        parts.append(count)
+    names = [field.name for field in fields(SegmentVerdicts)]
     return SegmentVerdicts(
-        layer_of.astype(np.uint8),
-        label.astype(np.int32),
-        area.astype(np.int32),
-        found.astype(np.float32),
-        expected.astype(np.float32),
-        verdict,
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    )
+
+
+def _count_layer(
+    layer: int, of_pixel: Int32[ndarray, "H W"], evidence: StaticEvidence
+) -> SegmentVerdicts:
+    """The segments of one layer, all of them candidates so far."""
+    flat = of_pixel.ravel()
+    area = np.bincount(flat)
+    label = np.flatnonzero(area)
+    label = label[label > 0]
+    found, expected = (
+        np.bincount(flat, weights=values.ravel())[label].astype(np.float32)
+        for values in (evidence.found, evidence.expected)
+    )
+    return SegmentVerdicts(
+        layer=np.full(len(label), layer, dtype=np.uint8),
+        label=label.astype(np.int32),
+        area=area[label].astype(np.int32),
+        found=found,
+        expected=expected,
+        verdict=np.full(len(label), Verdict.CANDIDATE, dtype=np.uint8),
     )
 
 
