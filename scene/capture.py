@@ -280,29 +280,45 @@ def _view(view_id: int, plan: ViewPlan, stem: str, model: ColmapModel) -> View:
     camera = Camera(
         torch.from_numpy(viewmat).float(), torch.from_numpy(K).float(), plan.width, plan.height
     )
+    seen = _seen_points(image, model)
     calibrated = model.cameras[image.camera_id]
     file_scale = np.array([lens.width / calibrated.width, lens.height / calibrated.height])
-    keypoints = lens.to_pinhole(image.keypoints * file_scale) * scale
-    at = np.searchsorted(model.points.ids, image.point_ids)
-    at = np.minimum(at, max(len(model.points.ids) - 1, 0))
+    keypoints = lens.to_pinhole(image.keypoints[seen.keypoint] * file_scale) * scale
     with np.errstate(invalid="ignore"):
         inside = ((keypoints >= 0) & (keypoints <= [plan.width, plan.height])).all(axis=1)
-    if len(model.points.ids):
-        inside &= model.points.ids[at] == image.point_ids
-        lengths, xyz = model.points.track_lengths[at], model.points.xyz[at]
-    else:
-        inside[:] = False
-        lengths, xyz = np.zeros(len(at), np.int64), np.zeros((len(at), 3))
+    row = seen.point[inside]
     return View(
         view_id,
         image.name,
         stem,
         camera,
         keypoints[inside].astype(np.float32),
-        lengths[inside].astype(np.int32),
-        image.point_ids[inside],
-        xyz[inside].astype(np.float32),
+        model.points.track_lengths[row].astype(np.int32),
+        model.points.ids[row],
+        model.points.xyz[row].astype(np.float32),
     )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Rows of keypoints in an image, and of the points that they saw in the model."""
+
+    keypoint: Int64[np.ndarray, " P"]
+    point: Int64[np.ndarray, " P"]
+
+
+def _seen_points(image: ColmapImage, model: ColmapModel) -> _Seen:
+    """The keypoints inside of the photo whose point exists; a broken track loses its own only."""
+    camera = model.cameras[image.camera_id]
+    size = [camera.width, camera.height]
+    with np.errstate(invalid="ignore"):
+        is_inside = ((image.keypoints >= 0) & (image.keypoints <= size)).all(axis=1)
+    ids = model.points.ids
+    row = np.searchsorted(ids, image.point_ids)
+    exists = row < len(ids)
+    exists[exists] = ids[row[exists]] == image.point_ids[exists]
+    keypoint = np.flatnonzero(is_inside & exists).astype(np.int64)
+    return _Seen(keypoint, row[keypoint].astype(np.int64))
 
 
 def unique_stems(names: Sequence[str]) -> list[str]:

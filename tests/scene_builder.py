@@ -69,7 +69,9 @@ def make_rows(model: str = "PINHOLE", params: list[float] | None = None) -> Scen
     camera = CameraRow(1, model, WIDTH, HEIGHT, params)
     points = [
         PointRow(
-            7 + 3 * i, list(rng.uniform(-1, 1, 3)), tuple(int(c) for c in rng.integers(256, size=3))
+            7 + 3 * i,
+            rng.uniform(-1, 1, 3).tolist(),
+            tuple(int(c) for c in rng.integers(256, size=3)),
         )
         for i in range(NUM_POINTS)
     ]
