@@ -5,7 +5,7 @@ Knows nothing of masks or segments; a learned extractor joins as another class w
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
@@ -18,6 +18,7 @@ PHOTO_MEAN = (0.485, 0.456, 0.406)
 PHOTO_STD = (0.229, 0.224, 0.225)
 
 
+@runtime_checkable
 class FeatureExtractor(Protocol):
     """Turns images into one vector per patch; fixed, so nothing flows back into it."""
 

@@ -5,7 +5,7 @@ A masker gets colours and images; it renders nothing and does not know how its w
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
@@ -63,6 +63,7 @@ class MaskResult:
     loss: Float[Tensor, ""] | None = None
 
 
+@runtime_checkable
 class Masker(Protocol):
     """Judges the pixels of training views; may learn and then carries state."""
 

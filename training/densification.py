@@ -5,7 +5,7 @@ tensor that has a row per Gaussian.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -52,6 +52,7 @@ class Refinement:
 NOTHING = Refinement()
 
 
+@runtime_checkable
 class Strategy(Protocol):
     """Decides after each step how a Gaussian set should change."""
 

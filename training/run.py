@@ -9,6 +9,7 @@ import torch
 from arguments.config import TrainConfig
 from arguments.messages import ExitCode, Messages, UserError
 from arguments.serialization import to_json
+from evaluation.metrics import psnr, quantise
 from gaussian_renderer import render_image
 from masks.maskers import CandidateSource
 from masks.proposals import CandidateFolder, ProposalSettings, propose
@@ -70,7 +71,7 @@ def candidates_for(config: TrainConfig, capture: Capture, messages: Messages) ->
 def _measure(
     config: TrainConfig, capture: Capture, context_device: torch.device
 ) -> Callable[[Gaussians], float]:
-    """PSNR of the test views in dB, 8-bit pictures, mean over the views."""
+    """PSNR of the test views as evaluate.py measures it, mean over the views."""
 
     def measure(gaussians: Gaussians) -> float:
         scores = []
@@ -82,9 +83,7 @@ def _measure(
                 background,
                 filter_2d=config.optimization.filter,
             )[0]
-            image = capture.image(view_id).to(context_device).float() / 255
-            error = ((picture * 255).round() / 255 - image).square().mean().clamp_min(1e-10)
-            scores.append(-10 * float(error.log10()))
+            scores.append(psnr(quantise(picture).cpu(), capture.image(view_id)))
         return sum(scores) / max(len(scores), 1)
 
     return measure
