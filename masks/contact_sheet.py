@@ -1,0 +1,113 @@
+"""One picture to look at: photos with their candidate segments and the evidence around them.
+
+Draws what the files and the capture say; decides nothing.
+"""
+
+import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Int32, UInt8
+from numpy import ndarray
+from PIL import Image, ImageDraw
+
+from arguments.messages import ExitCode, UserError
+from masks.neighbors import DuePoints
+from scene.capture import View
+
+TILE_WIDTH = 400
+CAPTION_HEIGHT = 16
+NUM_COLUMNS = 4
+FOUND, MISSING = (60, 255, 60), (255, 160, 0)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One photo of the sheet.
+
+    Attributes:
+        labels: its candidates, the coarsest layer last.
+        min_track_length: photos that must have seen a keypoint for it to be drawn.
+    """
+
+    view: View
+    image: UInt8[ndarray, "H W 3"]
+    labels: Int32[ndarray, "L H W"]
+    due: DuePoints
+    min_track_length: int
+
+
+def outlines(labels: Int32[ndarray, "L H W"]) -> Bool[ndarray, "H W"]:
+    """Pixels whose right or lower neighbour belongs to another segment of some layer."""
+    edge = np.zeros(labels.shape[1:], dtype=bool)
+    for layer in labels:
+        edge[:, :-1] |= layer[:, :-1] != layer[:, 1:]
+        edge[:-1] |= layer[:-1] != layer[1:]
+    return edge
+
+
+def hues(num_colors: int) -> UInt8[ndarray, "C 3"]:
+    """Bright colours, neighbours in the list far apart (steps of the golden ratio)."""
+    colors = [colorsys.hsv_to_rgb(0.618 * i % 1.0, 0.75, 1.0) for i in range(num_colors)]
+    return (np.array(colors).reshape(-1, 3) * 255).astype(np.uint8)
+
+
+def tinted(tile: Tile, size: tuple[int, int]) -> UInt8[ndarray, "h w 3"]:
+    """The photo with every candidate in a colour, the largest segments over the small ones."""
+    photo = np.asarray(Image.fromarray(tile.image).resize(size, Image.Resampling.BOX))
+    small = np.stack(
+        [
+            np.asarray(Image.fromarray(layer).resize(size, Image.Resampling.NEAREST))
+            for layer in tile.labels
+        ]
+    )
+    top = np.zeros(small.shape[1:], dtype=np.int32)
+    for layer in small:
+        top = np.where(layer > 0, layer, top)
+    color = hues(int(top.max()) + 1)[top]
+    mixed = np.where((top > 0)[..., None], 0.5 * photo + 0.5 * color, 0.75 * photo)
+    mixed[outlines(small)] = 255.0
+    return mixed.astype(np.uint8)
+
+
+def draw_tile(tile: Tile) -> Image.Image:
+    """Tinted photo, dots of evidence, and a caption with the share that may be masked."""
+    height, width = tile.image.shape[:2]
+    scale = TILE_WIDTH / width
+    size = (TILE_WIDTH, max(1, round(height * scale)))
+    picture = Image.new("RGB", (size[0], size[1] + CAPTION_HEIGHT))
+    picture.paste(Image.fromarray(tinted(tile, size)), (0, CAPTION_HEIGHT))
+    draw = ImageDraw.Draw(picture)
+    seen = tile.view.keypoints[tile.view.track_lengths >= tile.min_track_length]
+    for points, color in ((tile.due.xy[~tile.due.is_found], MISSING), (seen, FOUND)):
+        for x, y in points * scale:
+            draw.point((int(x), int(y) + CAPTION_HEIGHT), fill=color)
+    share = (tile.labels > 0).any(axis=0).mean()
+    name = tile.view.name if len(tile.view.name) <= 40 else f"...{tile.view.name[-37:]}"
+    caption = f"{name}  {share:.0%} candidates, {len(seen)} points"
+    draw.text((4, 2), caption.encode("ascii", "replace").decode(), fill=(255, 255, 255))
+    return picture
+
+
+def write_contact_sheet(path: Path, tiles: Sequence[Tile]) -> None:
+    """Write the tiles row by row as one PNG.
+
+    Raises:
+        UserError: the picture cannot be written.
+    """
+    pictures = [draw_tile(tile) for tile in tiles]
+    columns = min(NUM_COLUMNS, len(pictures))
+    row_height = max(picture.height for picture in pictures)
+    num_rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * TILE_WIDTH, num_rows * row_height))
+    for i, picture in enumerate(pictures):
+        sheet.paste(picture, (i % columns * TILE_WIDTH, i // columns * row_height))
+    try:
+        sheet.save(path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another folder",
+            ExitCode.FILE_SYSTEM,
+        ) from error
