@@ -11,14 +11,19 @@ OPS = torch.ops.twinsplat_raster
 
 
 def _project_arguments(scene: Scene) -> tuple[object, ...]:
+    wants_gradient = scene.colors.requires_grad
+    sh0, shN = (
+        part.detach().clone().requires_grad_(wants_gradient)
+        for part in (scene.colors[:, :1], scene.colors[:, 1:])
+    )
     return (
         scene.means,
         scene.quats,
         scene.scales,
         None,
         scene.opacities,
-        scene.colors[:, :1],
-        scene.colors[:, 1:],
+        sh0,
+        shN,
         scene.viewmats,
         scene.Ks,
         scene.width,

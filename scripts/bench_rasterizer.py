@@ -1,0 +1,357 @@
+"""Times our CPU operators against plain PyTorch and prints a table.
+
+    python scripts/bench_rasterizer.py --isas avx512 avx2 --csv
+
+Every instruction set runs in a process of its own. Times are medians over the repeats, in
+milliseconds of wall time; `best` is the fastest repeat, which a busy machine disturbs less.
+"""
+
+import csv
+import datetime
+import multiprocessing
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from statistics import median
+
+import torch
+import tyro
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from diff_gaussian_rasterization import (  # noqa: E402
+    activate,
+    adam_step_,
+    photometric_loss,
+    rasterization,
+)
+
+from gaussian_renderer import reference  # noqa: E402
+from scripts import torch_tiles, workload  # noqa: E402
+
+RESULTS = ROOT / "docs" / "results" / "bench_rasterizer.csv"
+GIVE_UP_AFTER = 20.0  # seconds that one number may take before the repeats are cut short
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is timed, and where the numbers go."""
+
+    counts: tuple[int, ...] = (50_000, 200_000)
+    """Numbers of Gaussians."""
+    sizes: tuple[str, ...] = ("400x300", "800x600")
+    """Image sizes, WIDTHxHEIGHT."""
+    degrees: tuple[int, ...] = (3,)
+    """Degrees of the spherical harmonics."""
+    isas: tuple[str, ...] = ("",)
+    """Instruction sets (avx512, avx2, sse42, generic); empty: the best of this machine."""
+    threads: int = 2
+    """Threads of our operators."""
+    torch_threads: int = 1
+    """Threads of the PyTorch baselines: on small tiles a second one costs more than it gives."""
+    repeats: int = 9
+    """Timed calls, after one that is not."""
+    baselines: bool = True
+    """Time the PyTorch tile renderer, loss and optimizers too (slow)."""
+    generator: Path | None = None
+    """A Python file with `make(scene, count, width, height)`; ours otherwise."""
+    scene: str = "synthetic"
+    """The scene that `generator` is asked for."""
+    workload: Path | None = None
+    """An .npz file with one workload; it sets count and size."""
+    csv: bool = False
+    """Append the table to docs/results/bench_rasterizer.csv."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; times in milliseconds, 0 where nothing was timed."""
+
+    op: str
+    count: int
+    size: str
+    sh: int
+    isa: str
+    threads: int
+    forward: float
+    both: float
+    best: float
+    torch_forward: float = 0.0
+    torch_both: float = 0.0
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster than PyTorch, forward and backward."""
+        return self.torch_both / self.both if self.both else 0.0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median and fastest call in milliseconds."""
+
+    median: float
+    best: float
+
+
+def clock(call: Callable[[], object], repeats: int) -> Timing:
+    """Times `call` after one untimed call; at least two and at most `repeats` times."""
+    call()
+    times: list[float] = []
+    start = time.perf_counter()
+    while len(times) < repeats and (time.perf_counter() - start < GIVE_UP_AFTER or len(times) < 2):
+        before = time.perf_counter()
+        call()
+        times.append(1e3 * (time.perf_counter() - before))
+    return Timing(median(times), min(times))
+
+
+def workloads(options: Options) -> list[workload.Workload]:
+    """The scenes of the table."""
+    if options.workload is not None:
+        return [workload.load(options.workload)]
+    scenes = []
+    for count in options.counts:
+        for size in options.sizes:
+            width, height = (int(side) for side in size.split("x"))
+            if options.generator is None:
+                scenes.append(workload.make(count, width, height))
+            else:
+                path, name = options.generator, options.scene
+                scenes.append(workload.from_generator(path, name, count, width, height))
+    return scenes
+
+
+def _leaves(work: workload.Workload, sh_degree: int) -> list[Tensor]:
+    coefficients = work.sh[:, : (sh_degree + 1) ** 2].contiguous()
+    tensors = (work.means, work.quats, work.scales, work.opacities, coefficients)
+    return [tensor.clone().requires_grad_() for tensor in tensors]
+
+
+def _clock_both(
+    render: Callable[[], Tensor], leaves: list[Tensor], grad: Tensor, repeats: int
+) -> tuple[Timing, Timing]:
+    """Forward alone without autograd, and forward with backward to every parameter."""
+
+    def forward() -> None:
+        with torch.no_grad():
+            render()
+
+    def both() -> None:
+        for leaf in leaves:
+            leaf.grad = None
+        render().backward(grad)
+
+    return clock(forward, repeats), clock(both, repeats)
+
+
+def raster_row(work: workload.Workload, sh_degree: int, isa: str, options: Options) -> Row:
+    """Projection, harmonics and blend of one camera."""
+    leaves = _leaves(work, sh_degree)
+    viewmats, Ks, size = work.viewmat[None], work.K[None], (work.width, work.height)
+
+    def ours() -> Tensor:
+        return rasterization(*leaves, viewmats, Ks, *size, sh_degree=sh_degree).color[0]
+
+    def tiles() -> Tensor:
+        return torch_tiles.render(*leaves, work.viewmat, work.K, *size, sh_degree=sh_degree)
+
+    torch.set_num_threads(options.threads)
+    forward, both = _clock_both(ours, leaves, work.grad, options.repeats)
+    slow_forward = slow_both = Timing(0.0, 0.0)
+    if options.baselines:
+        torch.set_num_threads(options.torch_threads)
+        slow_forward, slow_both = _clock_both(tiles, leaves, work.grad, 3)
+    return Row(
+        "rasterization",
+        len(work.means),
+        f"{work.width}x{work.height}",
+        sh_degree,
+        isa,
+        options.threads,
+        forward.median,
+        both.median,
+        both.best,
+        slow_forward.median,
+        slow_both.median,
+    )
+
+
+def loss_row(work: workload.Workload, isa: str, options: Options) -> Row:
+    """L1 + SSIM with its gradient; PyTorch's by separable depthwise conv2d."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, work.height, work.width, 3)
+    color = torch.rand(shape, generator=generator).requires_grad_()
+    target = torch.rand(shape, generator=generator)
+    one = torch.ones(())
+    torch.set_num_threads(options.threads)
+    forward, both = _clock_both(
+        lambda: photometric_loss(color, target), [color], one, options.repeats
+    )
+    slow_forward = slow_both = Timing(0.0, 0.0)
+    if options.baselines:
+        torch.set_num_threads(options.torch_threads)
+        slow_forward, slow_both = _clock_both(
+            lambda: reference.photometric_loss(color, target), [color], one, options.repeats
+        )
+    size = f"{work.width}x{work.height}"
+    times = (forward.median, both.median, both.best, slow_forward.median, slow_both.median)
+    return Row("photometric_loss", 0, size, 0, isa, options.threads, *times)
+
+
+def activate_row(count: int, isa: str, options: Options) -> Row:
+    """Exp, sigmoid and 3D filter with their gradients."""
+    generator = torch.Generator().manual_seed(0)
+    leaves = [torch.randn(count, 3, generator=generator), torch.randn(count, generator=generator)]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    filter_3d = torch.rand(count, generator=generator)
+
+    def packed(function: Callable[..., object]) -> Callable[[], Tensor]:
+        def call() -> Tensor:
+            result = function(*leaves, filter_3d)
+            return torch.cat([result.scales, result.opacities[:, None]], 1)  # type: ignore[attr-defined]
+
+        return call
+
+    ones = torch.ones(count, 4)
+    torch.set_num_threads(options.threads)
+    forward, both = _clock_both(packed(activate), leaves, ones, options.repeats)
+    slow_forward = slow_both = Timing(0.0, 0.0)
+    if options.baselines:
+        torch.set_num_threads(options.torch_threads)
+        slow_forward, slow_both = _clock_both(
+            packed(reference.activate), leaves, ones, options.repeats
+        )
+    times = (forward.median, both.median, both.best, slow_forward.median, slow_both.median)
+    return Row("activate", count, "", 0, isa, options.threads, *times)
+
+
+def adam_rows(count: int, isa: str, options: Options) -> list[Row]:
+    """One step over the 59 floats of every Gaussian, against torch's two CPU variants."""
+    shapes = [(count, k) for k in (3, 4, 3, 1, 3, 45)]
+    generator = torch.Generator().manual_seed(0)
+    params, grads = ([torch.randn(s, generator=generator) for s in shapes] for _ in range(2))
+    means, squares = ([torch.zeros(s) for s in shapes] for _ in range(2))
+    rates = [1e-3] * len(shapes)
+    torch.set_num_threads(options.threads)
+    ours = clock(lambda: adam_step_(params, grads, means, squares, rates, 1), options.repeats)
+    rows = []
+    for foreach in (False, True) if options.baselines else ():
+        for param, grad in zip(params, grads, strict=True):
+            param.requires_grad_().grad = grad
+        optimizer = torch.optim.Adam(params, lr=1e-3, eps=1e-15, foreach=foreach)
+        torch.set_num_threads(options.torch_threads)
+        theirs = clock(optimizer.step, options.repeats)
+        name = "adam vs foreach" if foreach else "adam vs loop"
+        rows.append(
+            Row(
+                name,
+                count,
+                "",
+                3,
+                isa,
+                options.threads,
+                0.0,
+                ours.median,
+                ours.best,
+                0.0,
+                theirs.median,
+            )
+        )
+    return rows or [Row("adam", count, "", 3, isa, options.threads, 0.0, ours.median, ours.best)]
+
+
+def work_through(options: Options, isa: str) -> list[Row]:
+    """All rows of one instruction set, in this process."""
+    scenes = workloads(options)
+    rows = [raster_row(work, d, isa, options) for work in scenes for d in options.degrees]
+    largest_first = {(work.width, work.height): work for work in scenes}
+    rows += [loss_row(work, isa, options) for work in largest_first.values()]
+    for count in sorted({len(work.means) for work in scenes}):
+        rows += [activate_row(count, isa, options), *adam_rows(count, isa, options)]
+    return rows
+
+
+def rows_of(options: Options, isa: str) -> list[Row]:
+    """All rows of one instruction set, in a process of its own: the choice is made once in each."""
+    if isa:
+        os.environ["TWINSPLAT_ISA"] = isa
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work_through, options, isa).result()
+
+
+def _machine() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def print_table(rows: list[Row]) -> None:
+    """The table, in milliseconds."""
+    header = ("op", "Gaussians", "size", "SH", "ISA", "fwd", "fwd+bwd", "best", "torch fwd")
+    print(
+        f"{header[0]:<17}{header[1]:>10}{header[2]:>9}{header[3]:>4}{header[4]:>9}{header[5]:>9}"
+        f"{header[6]:>9}{header[7]:>9}{header[8]:>11}{'torch f+b':>11}{'ratio':>7}"
+    )
+    for row in rows:
+        count = f"{row.count:,}" if row.count else ""
+        ratio = f"{row.ratio:.0f}x" if row.ratio else ""
+        print(
+            f"{row.op:<17}{count:>10}{row.size:>9}{row.sh:>4}{row.isa or 'best':>9}"
+            f"{row.forward:>9.2f}{row.both:>9.2f}{row.best:>9.2f}{row.torch_forward:>11.1f}"
+            f"{row.torch_both:>11.1f}{ratio:>7}"
+        )
+
+
+def write_csv(rows: list[Row], context: dict[str, str]) -> None:
+    """Appends the table with where, when and from what it was made."""
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    names = [f.name for f in fields(Row)]
+    is_new = not RESULTS.exists()
+    with RESULTS.open("a", newline="") as file:
+        writer = csv.DictWriter(file, [*names, "ratio", *context])
+        if is_new:
+            writer.writeheader()
+        for row in rows:
+            values = {n: f"{v:.3f}" if isinstance(v, float) else v for n, v in asdict(row).items()}
+            writer.writerow({**values, "ratio": f"{row.ratio:.1f}", **context})
+
+
+def main() -> None:
+    """Times everything and prints the table."""
+    options = tyro.cli(Options, description=__doc__)
+    context = {
+        "machine": _machine(),
+        "torch": torch.__version__,
+        "torch_threads": str(options.torch_threads),
+        "commit": _commit(),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
+    }
+    print(", ".join(f"{name} {value}" for name, value in context.items()))
+    print(f"our threads {options.threads}, load {os.getloadavg()[0]:.1f}, times in ms")
+    rows = [row for isa in options.isas for row in rows_of(options, isa)]
+    print_table(rows)
+    if options.csv:
+        write_csv(rows, context)
+        print(f"appended to {RESULTS.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
