@@ -137,7 +137,7 @@ class TrainedBranch:
         if self.has_filter:
             self.gaussians.filter_3d = smoothing_filter(self.gaussians.means.detach(), cameras)
         for proxy in self.followers:
-            proxy.gaussians.filter_3d = self.gaussians.filter_3d
+            proxy.gaussians.filter_3d = self.gaussians.filter_3d.clone()
 
     def _edit(self, rows: RowMap, generator: torch.Generator) -> None:
         self.gaussians = edited(self.gaussians, rows, generator).requires_grad_()

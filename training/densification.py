@@ -135,7 +135,7 @@ class GradientStrategy:
         grow = mean_grad >= self.config.densify_grad_threshold
         if self.needs_absgrad and bool(grow.any()):
             mean_abs = state.absgrad_sum / seen
-            grow |= mean_abs >= quantile(mean_abs, 1 - float(grow.float().mean()))
+            grow |= mean_abs >= nth_largest(mean_abs, int(grow.sum()))
         largest = gaussians.log_scales.amax(dim=1).exp()
         prune = gaussians.opacity_logits.sigmoid() < self.config.prune_opacity
         if (
@@ -149,10 +149,9 @@ class GradientStrategy:
         return EditPlan(keep=~prune & ~split, clone=grow & ~split, split=split)
 
 
-def quantile(values: Float[Tensor, " N"], share: float) -> Float[Tensor, ""]:
-    """The value below which `share` of the values lie, without interpolation."""
-    rank = min(max(round(share * (len(values) - 1)), 0), len(values) - 1)
-    return values.kthvalue(rank + 1).values
+def nth_largest(values: Float[Tensor, " N"], n: int) -> Float[Tensor, ""]:
+    """The value that `n` of the values reach or pass, ties aside."""
+    return values.kthvalue(len(values) - n + 1).values
 
 
 def within_cap(

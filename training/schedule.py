@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from arguments.config import TrainConfig
 
 REFERENCE_ITERATIONS = 30_000
+SHORTEST_INTERVAL = 100  # steps between two rounds of growth; fewer views say too little
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Schedule:
             sh_interval=max(1, steps(config.optimization.sh_interval, 1000)),
             grow_from=steps(grow.densify_from_iter, 500),
             grow_until=steps(grow.densify_until_iter, 15_000),
-            grow_every=max(1, steps(grow.densification_interval, 100 if default else 1000)),
+            grow_every=grow.densification_interval
+            or max(SHORTEST_INTERVAL, steps(None, 100 if default else 1000)),
             reset_every=max(1, reset) if default or grow.opacity_reset_interval else None,
             filter_every=max(1, steps(None, 100)),
             agree_from=steps(agree.agreement_from_iter, 1000),

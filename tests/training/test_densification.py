@@ -7,7 +7,7 @@ import torch
 from arguments.cli import parse_train
 from scene.cameras import Cameras
 from scene.gaussians import Gaussians, smoothing_filter
-from training.densification import GrowthState, Strategy, build_strategy, quantile, within_cap
+from training.densification import GrowthState, Strategy, build_strategy, nth_largest, within_cap
 from training.schedule import Schedule
 
 SCHEDULE = dataclasses.replace(
@@ -81,9 +81,9 @@ def test_only_default_resets_opacities() -> None:
     assert not SCHEDULE.resets_at(3000)
 
 
-def test_quantile_is_the_value_at_its_rank() -> None:
+def test_nth_largest_is_reached_by_n_values() -> None:
     values = torch.tensor([3.0, 1.0, 2.0, 0.0, 4.0])
-    assert [float(quantile(values, share)) for share in (0, 0.5, 1)] == [0, 2, 4]
+    assert [float(nth_largest(values, n)) for n in (1, 3, 5)] == [4, 2, 0]
 
 
 def camera_at(z: float, focal: float) -> Cameras:
