@@ -35,10 +35,10 @@ void check_rows(const char* name, const at::Tensor& tensor, int64_t rows) {
 
 Inputs checked(const at::Tensor& log_scales, const at::Tensor& opacity_logits,
                const std::optional<at::Tensor>& filter_3d) {
-  TORCH_CHECK(log_scales.scalar_type() == at::kFloat && log_scales.dim() == 2 &&
-                  log_scales.size(1) == 3,
-              "activate: log_scales must be float32 [M, 3], got ", log_scales.scalar_type(), " ",
-              log_scales.sizes());
+  TORCH_CHECK(
+      log_scales.scalar_type() == at::kFloat && log_scales.dim() == 2 && log_scales.size(1) == 3,
+      "activate: log_scales must be float32 [M, 3], got ", log_scales.scalar_type(), " ",
+      log_scales.sizes());
   check_rows("opacity_logits", opacity_logits, log_scales.size(0));
   if (filter_3d) check_rows("filter_3d", *filter_3d, log_scales.size(0));
   return {log_scales.contiguous(), opacity_logits.contiguous(),
@@ -83,9 +83,8 @@ std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& log_scales,
       by_scales.const_data_ptr<float>(), by_opacities.const_data_ptr<float>(),
       v_log_scales.mutable_data_ptr<float>(), v_logits.mutable_data_ptr<float>()};
   const Activate task = inputs.task();
-  over_rows(v_log_scales.size(0), [&](int64_t begin, int64_t end) {
-    activate_backward(task, gradients, begin, end);
-  });
+  over_rows(v_log_scales.size(0),
+            [&](int64_t begin, int64_t end) { activate_backward(task, gradients, begin, end); });
   return {v_log_scales, v_logits};
 }
 

@@ -17,7 +17,8 @@ namespace {
 
 void check_images(const char* op, const at::Tensor& color, const at::Tensor& target) {
   TORCH_CHECK(color.dim() == 4 && color.size(3) == 3 && color.scalar_type() == at::kFloat, op,
-              ": color must be float32 [C, H, W, 3], got ", color.scalar_type(), " ", color.sizes());
+              ": color must be float32 [C, H, W, 3], got ", color.scalar_type(), " ",
+              color.sizes());
   TORCH_CHECK(target.sizes() == color.sizes(), op, ": target must have the size of color, ",
               color.sizes(), ", got ", target.sizes());
   TORCH_CHECK(target.scalar_type() == at::kFloat || target.scalar_type() == at::kByte, op,

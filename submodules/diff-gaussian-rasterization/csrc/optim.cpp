@@ -46,11 +46,11 @@ void adam_step(at::TensorList params, at::TensorList grads, at::TensorList exp_a
     const int64_t floats = params[i].numel();
     for (int64_t start = 0; start < floats; start += kPart) {
       const int64_t size = floats - start < kPart ? floats - start : kPart;
-      parts.push_back({{params[i].mutable_data_ptr<float>() + start,
-                        grads[i].const_data_ptr<float>() + start,
-                        exp_avgs[i].mutable_data_ptr<float>() + start,
-                        exp_avg_sqs[i].mutable_data_ptr<float>() + start, size},
-                       i});
+      parts.push_back(
+          {{params[i].mutable_data_ptr<float>() + start, grads[i].const_data_ptr<float>() + start,
+            exp_avgs[i].mutable_data_ptr<float>() + start,
+            exp_avg_sqs[i].mutable_data_ptr<float>() + start, size},
+           i});
     }
   }
   std::vector<AdamRate> rates(count);
@@ -72,7 +72,8 @@ void adam_step(at::TensorList params, at::TensorList grads, at::TensorList exp_a
 TORCH_LIBRARY_FRAGMENT(twinsplat_raster, m) {
   m.def(
       "adam_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, "
-      "Tensor(c!)[] exp_avg_sqs, float[] lrs, int step, float beta1, float beta2, float eps) -> ()");
+      "Tensor(c!)[] exp_avg_sqs, float[] lrs, int step, float beta1, float beta2, float eps) -> "
+      "()");
 }
 
 TORCH_LIBRARY_IMPL(twinsplat_raster, CPU, m) { m.impl("adam_step_", &raster::adam_step); }

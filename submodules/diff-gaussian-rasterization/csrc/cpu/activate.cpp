@@ -41,7 +41,7 @@ RASTER_INLINE float widened(float s, float f) {
 struct Exponentials {
   float scales[3 * kChunk];
   float opacities[kChunk];
-  float complements[kChunk];         // 1 - opacity, exact near 1
+  float complements[kChunk];  // 1 - opacity, exact near 1
 };
 
 RASTER_INLINE void exponentials(const Activate& task, int64_t begin, int64_t count,
@@ -142,11 +142,15 @@ RASTER_FOR(avx512, RASTER_AVX512)
 void activate(const Activate& task, int64_t begin, int64_t end) {
   switch (isa()) {
 #if RASTER_X86
-    case Isa::avx512: return forward_avx512(task, begin, end);
-    case Isa::avx2: return forward_avx2(task, begin, end);
-    case Isa::sse42: return forward_sse42(task, begin, end);
+    case Isa::avx512:
+      return forward_avx512(task, begin, end);
+    case Isa::avx2:
+      return forward_avx2(task, begin, end);
+    case Isa::sse42:
+      return forward_sse42(task, begin, end);
 #endif
-    default: return forward_generic(task, begin, end);
+    default:
+      return forward_generic(task, begin, end);
   }
 }
 
@@ -154,11 +158,15 @@ void activate_backward(const Activate& task, const ActivateGradients& gradients,
                        int64_t end) {
   switch (isa()) {
 #if RASTER_X86
-    case Isa::avx512: return backward_avx512(task, gradients, begin, end);
-    case Isa::avx2: return backward_avx2(task, gradients, begin, end);
-    case Isa::sse42: return backward_sse42(task, gradients, begin, end);
+    case Isa::avx512:
+      return backward_avx512(task, gradients, begin, end);
+    case Isa::avx2:
+      return backward_avx2(task, gradients, begin, end);
+    case Isa::sse42:
+      return backward_sse42(task, gradients, begin, end);
 #endif
-    default: return backward_generic(task, gradients, begin, end);
+    default:
+      return backward_generic(task, gradients, begin, end);
   }
 }
 

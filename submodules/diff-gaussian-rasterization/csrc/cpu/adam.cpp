@@ -23,9 +23,10 @@ RASTER_INLINE void update(const Adam& run, const AdamRate& rate) {
 void update_generic(const Adam& run, const AdamRate& rate) { update(run, rate); }
 
 #if RASTER_X86
-#define RASTER_FOR(name, instructions)                                                             \
-  __attribute__((target(instructions))) void update_##name(const Adam& run, const AdamRate& rate) { \
-    update(run, rate);                                                                             \
+#define RASTER_FOR(name, instructions)                                             \
+  __attribute__((target(instructions))) void update_##name(const Adam& run,        \
+                                                           const AdamRate& rate) { \
+    update(run, rate);                                                             \
   }
 
 RASTER_FOR(sse42, RASTER_SSE42)
@@ -39,11 +40,15 @@ RASTER_FOR(avx512, RASTER_AVX512)
 void adam(const Adam& run, const AdamRate& rate) {
   switch (isa()) {
 #if RASTER_X86
-    case Isa::avx512: return update_avx512(run, rate);
-    case Isa::avx2: return update_avx2(run, rate);
-    case Isa::sse42: return update_sse42(run, rate);
+    case Isa::avx512:
+      return update_avx512(run, rate);
+    case Isa::avx2:
+      return update_avx2(run, rate);
+    case Isa::sse42:
+      return update_sse42(run, rate);
 #endif
-    default: return update_generic(run, rate);
+    default:
+      return update_generic(run, rate);
   }
 }
 

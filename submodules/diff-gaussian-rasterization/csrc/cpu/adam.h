@@ -8,8 +8,8 @@ namespace raster {
 struct Adam {
   float* parameter;
   const float* gradient;
-  float* mean;                       // running mean of the gradient
-  float* square;                     // running mean of its square
+  float* mean;    // running mean of the gradient
+  float* square;  // running mean of its square
   int64_t count;
 };
 

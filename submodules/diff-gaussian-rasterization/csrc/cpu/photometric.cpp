@@ -8,18 +8,18 @@
 namespace raster {
 namespace {
 
-constexpr int kRadius = 5;        // of the window: 11 taps
+constexpr int kRadius = 5;  // of the window: 11 taps
 constexpr int kTaps = 2 * kRadius + 1;
-constexpr int kMargin = 16;       // zeros on both sides of a row: at least 3 * kRadius floats
-constexpr int kFields = 4;        // x, y, x^2 + y^2, x y
-constexpr int kSlopes = 3;        // d SSIM by the blurred x, x^2 + y^2, x y
-constexpr int kBlockRows = 50;    // costs (50 + 20) / 50 of the row work; fits the second cache
+constexpr int kMargin = 16;     // zeros on both sides of a row: at least 3 * kRadius floats
+constexpr int kFields = 4;      // x, y, x^2 + y^2, x y
+constexpr int kSlopes = 3;      // d SSIM by the blurred x, x^2 + y^2, x y
+constexpr int kBlockRows = 50;  // costs (50 + 20) / 50 of the row work; fits the second cache
 constexpr float kC1 = 0.01f * 0.01f;
 constexpr float kC2 = 0.03f * 0.03f;
 
 // exp(-k^2 / (2 1.5^2)) for k = 0..5, divided by the sum over k = -5..5.
-constexpr float kWindow[kRadius + 1] = {0.26601172486179436f, 0.21300553771125369f,
-                                        0.10936068950970002f, 0.03600077212843083f,
+constexpr float kWindow[kRadius + 1] = {0.26601172486179436f,  0.21300553771125369f,
+                                        0.10936068950970002f,  0.03600077212843083f,
                                         0.007598758135239185f, 0.00102838008447911f};
 
 struct Rows {
@@ -91,11 +91,15 @@ int64_t photometric_scratch(const Photometric& task) {
 void photometric_block(const Photometric& task, int64_t block, float* scratch) {
   switch (isa()) {
 #if RASTER_X86
-    case Isa::avx512: return avx512::photometric_rows(task, block, scratch);
-    case Isa::avx2: return avx2::photometric_rows(task, block, scratch);
-    case Isa::sse42: return sse42::photometric_rows(task, block, scratch);
+    case Isa::avx512:
+      return avx512::photometric_rows(task, block, scratch);
+    case Isa::avx2:
+      return avx2::photometric_rows(task, block, scratch);
+    case Isa::sse42:
+      return sse42::photometric_rows(task, block, scratch);
 #endif
-    default: return generic::photometric_rows(task, block, scratch);
+    default:
+      return generic::photometric_rows(task, block, scratch);
   }
 }
 

@@ -9,14 +9,14 @@ namespace raster {
 struct Photometric {
   int64_t num_images, height, width;
   const float* color;
-  const float* target;               // in [0, 1], or null with target_bytes
-  const uint8_t* target_bytes;       // divided by 255 on reading, or null
-  const float* gradient_weight;      // multiplies the gradient of each pixel, or null
-  const float* value_weight;         // multiplies the error of each pixel, or null
+  const float* target;           // in [0, 1], or null with target_bytes
+  const uint8_t* target_bytes;   // divided by 255 on reading, or null
+  const float* gradient_weight;  // multiplies the gradient of each pixel, or null
+  const float* value_weight;     // multiplies the error of each pixel, or null
   float lambda_dssim;
-  float* gradient;                   // of the loss by `color`, or null
-  float* map;                        // [num_images, height, width] mean SSIM of the channels, or null
-  double* errors;                    // [photometric_blocks()] sums of the weighted error
+  float* gradient;  // of the loss by `color`, or null
+  float* map;       // [num_images, height, width] mean SSIM of the channels, or null
+  double* errors;   // [photometric_blocks()] sums of the weighted error
 
   int64_t values() const { return num_images * height * width * 3; }
 };

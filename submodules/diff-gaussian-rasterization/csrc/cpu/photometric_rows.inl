@@ -48,7 +48,7 @@ struct Block {
   float* slope_ring;                 // [kTaps + 1, kSlopes, stride], the last row is 0
   float* x;                          // [stride] the row that leaves
   float* y;
-  float* weight;                     // value weight per float, 0 beyond the image
+  float* weight;  // value weight per float, 0 beyond the image
   float* similarity;
   float* gradient;
   float* pixel_gradient;
@@ -111,7 +111,8 @@ static double compare_row(const Block& b, int64_t row) {
   spread(weights == nullptr ? nullptr : weights + b.offset(row), b.task.width, b.weight);
   Vec error = {};
   for (int64_t i = 0; i < b.stride; i += RASTER_LANES) {
-    const Vec mx = blur_across(rows, kFields * i), my = blur_across(rows, kFields * i + RASTER_LANES);
+    const Vec mx = blur_across(rows, kFields * i),
+              my = blur_across(rows, kFields * i + RASTER_LANES);
     const Vec squares = blur_across(rows, kFields * i + 2 * RASTER_LANES);
     const Vec product = blur_across(rows, kFields * i + 3 * RASTER_LANES);
     const Vec mxmy = mx * my, means = mx * mx + my * my;
