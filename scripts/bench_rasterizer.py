@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 from diff_gaussian_rasterization import (  # noqa: E402
     activate,
     adam_step_,
+    instruction_set,
     photometric_loss,
     rasterization,
 )
@@ -269,8 +270,9 @@ def adam_rows(count: int, isa: str, options: Options) -> list[Row]:
     return rows or [Row("adam", count, "", 3, isa, options.threads, 0.0, ours.median, ours.best)]
 
 
-def work_through(options: Options, isa: str) -> list[Row]:
+def work_through(options: Options) -> list[Row]:
     """All rows of one instruction set, in this process."""
+    isa = instruction_set()
     scenes = workloads(options)
     rows = [raster_row(work, d, isa, options) for work in scenes for d in options.degrees]
     largest_first = {(work.width, work.height): work for work in scenes}
@@ -284,8 +286,10 @@ def rows_of(options: Options, isa: str) -> list[Row]:
     """All rows of one instruction set, in a process of its own: the choice is made once in each."""
     if isa:
         os.environ["TWINSPLAT_ISA"] = isa
+    # A thread that spins for the next call takes the core that a busy machine needs elsewhere.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(work_through, options, isa).result()
+        return pool.submit(work_through, options).result()
 
 
 def _machine() -> str:
@@ -314,7 +318,7 @@ def print_table(rows: list[Row]) -> None:
         count = f"{row.count:,}" if row.count else ""
         ratio = f"{row.ratio:.0f}x" if row.ratio else ""
         print(
-            f"{row.op:<17}{count:>10}{row.size:>9}{row.sh:>4}{row.isa or 'best':>9}"
+            f"{row.op:<17}{count:>10}{row.size:>9}{row.sh:>4}{row.isa:>9}"
             f"{row.forward:>9.2f}{row.both:>9.2f}{row.best:>9.2f}{row.torch_forward:>11.1f}"
             f"{row.torch_both:>11.1f}{ratio:>7}"
         )

@@ -71,7 +71,7 @@ def test_external_workloads_are_read_from_code_and_from_files(tmp_path: Path) ->
 @pytest.mark.parametrize("baselines", [False, True])
 def test_a_small_benchmark_runs(baselines: bool) -> None:
     options = Options(counts=(200,), sizes=("32x24",), repeats=2, threads=1, baselines=baselines)
-    rows = work_through(options, "")
+    rows = work_through(options)
     assert {row.op.split()[0] for row in rows} == {
         "rasterization",
         "photometric_loss",

@@ -4,6 +4,7 @@ from diff_gaussian_rasterization.activations import Activated, activate
 from diff_gaussian_rasterization.functional import Rasterization, rasterization
 from diff_gaussian_rasterization.inria import GaussianRasterizationSettings, GaussianRasterizer
 from diff_gaussian_rasterization.losses import photometric_loss, ssim_map
+from diff_gaussian_rasterization.machine import instruction_set
 from diff_gaussian_rasterization.optim import adam_step_
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Rasterization",
     "activate",
     "adam_step_",
+    "instruction_set",
     "photometric_loss",
     "rasterization",
     "ssim_map",
