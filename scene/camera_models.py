@@ -40,6 +40,10 @@ def _pinhole(xy: Points, _: Params) -> Points:
     return xy
 
 
+def _squared_radius(xy: Points) -> Float64[np.ndarray, " P"]:
+    return np.einsum("pi,pi->p", xy, xy)
+
+
 def _polynomial(r2: np.ndarray, coefficients: Params) -> np.ndarray:
     """1 + c0 r^2 + c1 r^4 + ..."""
     total = np.zeros_like(r2)
@@ -51,14 +55,14 @@ def _polynomial(r2: np.ndarray, coefficients: Params) -> np.ndarray:
 def _tangential(xy: Points, p1: float, p2: float) -> Points:
     """Decentring shift of Brown's model."""
     x, y = xy.T
-    r2 = x * x + y * y
+    r2 = _squared_radius(xy)
     return np.stack(
         [2 * p1 * x * y + p2 * (r2 + 2 * x * x), 2 * p2 * x * y + p1 * (r2 + 2 * y * y)], axis=1
     )
 
 
 def _radial(xy: Points, k: Params) -> Points:
-    return xy * _polynomial((xy**2).sum(1), k)[:, None]
+    return xy * _polynomial(_squared_radius(xy), k)[:, None]
 
 
 def _opencv(xy: Points, k: Params) -> Points:
@@ -66,14 +70,14 @@ def _opencv(xy: Points, k: Params) -> Points:
 
 
 def _full_opencv(xy: Points, k: Params) -> Points:
-    r2 = (xy**2).sum(1)
+    r2 = _squared_radius(xy)
     ratio = _polynomial(r2, k[[0, 1, 4]]) / _polynomial(r2, k[5:8])
     return xy * ratio[:, None] + _tangential(xy, k[2], k[3])
 
 
 def _equidistant(xy: Points) -> Points:
     """Points whose radius is the angle to the optical axis."""
-    r = np.linalg.norm(xy, axis=1)
+    r = np.sqrt(_squared_radius(xy))
     safe = np.where(r > 1e-12, r, 1.0)
     return xy * np.where(r > 1e-12, np.arctan(r) / safe, 1.0)[:, None]
 
@@ -87,14 +91,14 @@ def _field_of_view(xy: Points, k: Params) -> Points:
     omega = k[0]
     if abs(omega) < 1e-8:
         return xy
-    r = np.linalg.norm(xy, axis=1)
+    r = np.sqrt(_squared_radius(xy))
     safe = np.where(r > 1e-12, r, 1e-12)
     return xy * (np.arctan(2 * safe * np.tan(omega / 2)) / (omega * safe))[:, None]
 
 
 def _thin_prism_fisheye(xy: Points, k: Params) -> Points:
     uv = _equidistant(xy)
-    r2 = (uv**2).sum(1)
+    r2 = _squared_radius(uv)
     prism = r2[:, None] * k[None, 6:8]
     return _radial(uv, k[[0, 1, 4, 5]]) + _tangential(uv, k[2], k[3]) + prism
 
@@ -102,7 +106,7 @@ def _thin_prism_fisheye(xy: Points, k: Params) -> Points:
 def _rad_tan_thin_prism_fisheye(xy: Points, k: Params) -> Points:
     """Project Aria's Fisheye624: tangential and prism terms of the radially warped point."""
     uv = _fisheye(xy, k[:6])
-    r2 = (uv**2).sum(1)
+    r2 = _squared_radius(uv)
     prism = np.stack(
         [k[8] * r2 + k[9] * r2 * r2, k[10] * r2 + k[11] * r2 * r2],
         axis=1,
@@ -112,7 +116,7 @@ def _rad_tan_thin_prism_fisheye(xy: Points, k: Params) -> Points:
 
 def _division(xy: Points, k: Params) -> Points:
     """Fitzgibbon: r_u = r_d / (1 + k r_d^2), solved for r_d."""
-    inner = 1 - 4 * k[0] * (xy**2).sum(1)
+    inner = 1 - 4 * k[0] * _squared_radius(xy)
     with np.errstate(invalid="ignore"):
         return xy * (2 / (1 + np.sqrt(inner)))[:, None]
 
@@ -120,7 +124,7 @@ def _division(xy: Points, k: Params) -> Points:
 def _unified(xy: Points, k: Params) -> Points:
     """Enhanced unified camera model (Khomutenko et al. 2016) on the plane z = 1."""
     alpha, beta = k
-    distance = np.sqrt(beta * (xy**2).sum(1) + 1)
+    distance = np.sqrt(beta * _squared_radius(xy) + 1)
     return xy / (alpha * distance + 1 - alpha)[:, None]
 
 

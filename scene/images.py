@@ -243,17 +243,22 @@ def resize(
 def area_mean(image: np.ndarray, count: int, axis: int) -> Float32[np.ndarray, "h w c"]:
     """`count` means over equal, possibly fractional, stretches along one axis."""
     length = image.shape[axis]
-    edges = np.arange(count + 1) * (length / count)
-    whole = np.minimum(edges.astype(np.int64), length - 1)
-    fraction = edges - whole
+    stretch = length / count
+    low = np.arange(count) * stretch
+    high = low + stretch
+    first = low.astype(np.int64)
     shape = [1, 1, 1]
-    shape[axis] = count + 1
-    padded = [(0, 0)] * 3
-    padded[axis] = (1, 0)
-    sums = np.pad(np.cumsum(image, axis=axis, dtype=np.float64), padded)
-    at_edges = np.take(sums, whole, axis=axis)
-    at_edges += np.take(image, whole, axis=axis) * fraction.reshape(shape)
-    return (np.diff(at_edges, axis=axis) * (count / length)).astype(np.float32)
+    shape[axis] = count
+    total: Float32[np.ndarray, "h w c"] | None = None
+    for offset in range(int(np.ceil(high - first).max())):
+        pixel = first + offset
+        covered = np.minimum(pixel + 1, high) - np.maximum(pixel, low)
+        weight = (np.clip(covered, 0, 1) / stretch).astype(np.float32).reshape(shape)
+        part = np.take(image, np.minimum(pixel, length - 1), axis=axis) * weight
+        total = part if total is None else np.add(total, part, out=total)
+    if total is None:
+        raise ValueError("an image without pixels has no mean")
+    return total
 
 
 def resize_nearest(

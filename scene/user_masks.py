@@ -36,7 +36,8 @@ def find_masks(settings: CaptureSettings, names: Sequence[str]) -> UserMasks | N
     """
     if settings.masks is None:
         return None
-    folder = settings.masks if settings.masks.is_dir() else settings.source / settings.masks
+    inside = settings.source / settings.masks
+    folder = inside if inside.is_dir() else settings.masks
     if not folder.is_dir():
         raise UserError(f"mask folder '{settings.masks}' not found; check --masks")
     present = list_photos(folder)
