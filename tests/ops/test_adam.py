@@ -89,3 +89,10 @@ def test_registration_holds() -> None:
     tensors = [[torch.rand(4, 3), torch.rand(5)] for _ in range(4)]
     op = torch.ops.twinsplat_raster.adam_step_.default
     torch.library.opcheck(op, (*tensors, [0.1, 0.2], 3, 0.9, 0.999, 1e-15))
+
+
+def test_moments_that_decayed_to_nothing_move_nothing() -> None:
+    param, tiny = torch.ones(100), torch.full((100,), 1e-40)
+    adam_step_([param], [torch.zeros(100)], [tiny.clone()], [tiny.clone()], [0.1], 1000)
+    assert torch.equal(param, torch.ones(100))
+    assert torch.equal(tiny * 2, torch.full((100,), 2e-40))  # the caller's arithmetic is untouched
