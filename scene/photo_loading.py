@@ -4,6 +4,7 @@ Knows neither poses nor splits.
 """
 
 import hashlib
+import os
 import threading
 import zlib
 from collections import Counter, OrderedDict
@@ -30,7 +31,7 @@ from scene.photo_plan import MOST_WARNINGS, ViewPlan
 from scene.undistort import Lens, remap, remap_nearest, sampling_grid
 from scene.user_masks import KEEP_FROM, UserMasks, load_mask
 
-NUM_THREADS = 2
+MOST_THREADS = 4
 MOST_GRIDS = 4
 
 
@@ -84,7 +85,7 @@ def load_pixels(
         except BadPhotoError as error:
             return error
 
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
+    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
         for view, result in zip(views, pool.map(load, views), strict=True):
             if isinstance(result, Pixels):
                 loaded[view.name] = result

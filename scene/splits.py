@@ -156,11 +156,17 @@ def _from_lists(source: Path, names: Names) -> Split | None:
 
 
 def _from_json(source: Path, names: Names) -> Split | None:
-    """On-the-go's `split.json`: index lists over the sorted names of `transforms.json`."""
+    """On-the-go's `split.json`: index lists over the sorted names of `transforms.json`.
+
+    Without that file the names are those of all photos.
+    """
     split_path, frames_path = source / "split.json", source / "transforms.json"
-    if not split_path.is_file() or not frames_path.is_file():
+    if not split_path.is_file():
         return None
-    listed = sorted(_frame_names(frames_path))
+    if frames_path.is_file():
+        listed = sorted(_frame_names(frames_path))
+    else:
+        listed = sorted({*names.usable, *names.known})
     groups = _load_json(split_path)
     matcher = _Matcher(names)
     chosen = []
@@ -171,10 +177,9 @@ def _from_json(source: Path, names: Names) -> Split | None:
         for index in indices:
             if not isinstance(index, int) or not 0 <= index < len(listed):
                 raise UserError(
-                    f"split.json: '{group}' has the index {index!r}; "
-                    f"transforms.json has {len(listed)} images"
+                    f"split.json: '{group}' has the index {index!r}; there are {len(listed)} images"
                 )
-        chosen.append(matcher.usable_views([listed[index] for index in indices], "transforms.json"))
+        chosen.append(matcher.usable_views([listed[index] for index in indices], "split.json"))
     return Split(chosen[0], chosen[1], "split.json (train = clutter, test = extra)")
 
 
@@ -210,12 +215,18 @@ def _frame_names(path: Path) -> list[str]:
 def _from_names(names: Names) -> Split | None:
     """RobustNeRF's file names: `clutter` trains, `extra` tests, `clean` is left out."""
     clutter, extra = (
-        tuple(name for name in names.usable if word in PurePosixPath(name).name)
-        for word in ("clutter", "extra")
+        tuple(name for name in names.usable if _is_only(name, word, other))
+        for word, other in (("clutter", "extra"), ("extra", "clutter"))
     )
     if not clutter or not extra:
         return None
     return Split(clutter, extra, "file names (train = clutter, test = extra)")
+
+
+def _is_only(name: str, word: str, other: str) -> bool:
+    """Whether a file name holds one word and not the other."""
+    file_name = PurePosixPath(name).name
+    return word in file_name and other not in file_name
 
 
 def _every_eighth(names: Names, hold_out: bool) -> Split:
