@@ -91,7 +91,8 @@ def _no_model(source: Path) -> UserError:
     folder = finds[0]
     root = _dataset_of(folder)
     if root is None:
-        hint = f"found {_relative(folder, source)}: did you mean --colmap-model?"
+        name = _relative(folder, source)
+        hint = f"found {name}: did you mean --colmap-model {name}?"
     else:
         hint = f"found {_relative(folder, source)}: did you mean -s {root}?"
     also = f" (also {_relative(finds[1], source)})" if len(finds) > 1 else ""
