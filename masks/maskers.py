@@ -291,6 +291,24 @@ class PixelwiseMasker:
         self._drawn = set()
 
 
+def _candidate_masker(
+    settings: MaskerSettings, features: FeatureExtractor, candidates: CandidateSource | None
+) -> Masker:
+    if candidates is None:
+        raise ValueError("the hard masker needs candidates")
+    return CandidateMasker(settings, candidates, features)
+
+
+Builder = Callable[[MaskerSettings, FeatureExtractor, CandidateSource | None], Masker]
+
+MASKERS: dict[MaskerKind, Builder] = {
+    "none": lambda settings, features, candidates: TrustAll(),  # noqa: ARG005
+    "hard": _candidate_masker,
+    "soft": lambda settings, features, candidates: PixelwiseMasker(settings, features),  # noqa: ARG005
+}
+"""Every kind of masker by name; a new one is a class and an entry."""
+
+
 def build_masker(
     kind: MaskerKind,
     settings: MaskerSettings,
@@ -304,12 +322,4 @@ def build_masker(
         features: what the feature residual compares; None takes the fixed patch filters.
     """
     extractor = features if features is not None else PatchFilterBank(settings.features)
-    if kind == "none":
-        return TrustAll()
-    if kind == "soft":
-        return PixelwiseMasker(settings, extractor)
-    if kind == "hard":
-        if candidates is None:
-            raise ValueError("the hard masker needs candidates")
-        return CandidateMasker(settings, candidates, extractor)
-    raise ValueError(f"no masker is called {kind!r}; there are none, hard and soft")
+    return MASKERS[kind](settings, extractor, candidates)

@@ -12,7 +12,7 @@ from numpy import ndarray
 from scipy.ndimage import gaussian_filter
 from skimage.color import rgb2lab
 
-from masks.static_evidence import StaticEvidence
+from masks.static_evidence import StaticEvidence, slopes
 
 NUM_COLOR_BINS = (10, 14, 14)  # of the three axes of CIELAB
 NUM_ANGLES = 4
@@ -49,9 +49,7 @@ class Regions:
         colors: histogram of CIELAB colours, in pixels.
         textures: histogram of gradient strength and direction, in pixels.
         surplus: log-likelihood ratio of standing still against moving, from the keypoints.
-        pairs: regions that touch, the smaller number first.
-        border: pixels along which they touch.
-        border_strength: sum over those of the gradient, each in [0, 1].
+        borders: which of them touch.
     """
 
     of_pixel: Int[ndarray, "H W"]
@@ -59,9 +57,22 @@ class Regions:
     colors: Float[ndarray, "R B"]
     textures: Float[ndarray, "R T"]
     surplus: Float[ndarray, " R"]
+    borders: "Borders"
+
+
+@dataclass(frozen=True)
+class Borders:
+    """Where regions touch, one entry for each pair of them.
+
+    Attributes:
+        pairs: the two regions, the smaller number first.
+        length: pixels along which they touch.
+        strength: sum over those of the gradient, each in [0, 1].
+    """
+
     pairs: Int[ndarray, "E 2"]
-    border: Float[ndarray, " E"]
-    border_strength: Float[ndarray, " E"]
+    length: Float[ndarray, " E"]
+    strength: Float[ndarray, " E"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,7 @@ def measure_regions(
     """What merging needs to know of the regions `of_pixel`, numbered from 0 without gaps."""
     num_regions = int(of_pixel.max()) + 1
     lab = gaussian_filter(rgb2lab(image).astype(np.float32), (0.7, 0.7, 0.0))
-    down, right = np.gradient(lab[..., 0])
+    down, right = slopes(lab[..., 0])
     strength = np.hypot(down, right)
     low, span = np.array([0.0, -60.0, -60.0]), np.array([100.0, 120.0, 120.0])
     colors = [
@@ -111,16 +122,13 @@ def measure_regions(
     level = np.digitize(strength, [1.0, 3.0, 8.0])  # lightness per pixel: flat, weak, clear, edge
     angle = (np.arctan2(down, right) % np.pi / np.pi * NUM_ANGLES).astype(int) % NUM_ANGLES
     texture = np.where(level > 0, angle * 3 + level, 0)
-    pairs, border, border_strength = measure_borders(of_pixel, strength / STRONG_GRADIENT)
     return Regions(
         of_pixel=of_pixel,
         area=np.bincount(of_pixel.ravel(), minlength=num_regions).astype(np.float64),
         colors=np.concatenate(colors, axis=1) / len(colors),
         textures=histogram(of_pixel, texture, NUM_ANGLES * 3 + 1, num_regions),
         surplus=static_surplus(of_pixel, evidence),
-        pairs=pairs,
-        border=border,
-        border_strength=border_strength,
+        borders=measure_borders(of_pixel, strength / STRONG_GRADIENT),
     )
 
 
@@ -136,10 +144,8 @@ def static_surplus(of_pixel: Int[ndarray, "H W"], evidence: StaticEvidence) -> F
     return found * np.log(static_rate / moving_rate) - expected * (static_rate - moving_rate)
 
 
-def measure_borders(
-    of_pixel: Int[ndarray, "H W"], strength: Float32[ndarray, "H W"]
-) -> tuple[Int[ndarray, "E 2"], Float[ndarray, " E"], Float[ndarray, " E"]]:
-    """Pairs of touching regions, the length of their border, and the gradient summed along it."""
+def measure_borders(of_pixel: Int[ndarray, "H W"], strength: Float32[ndarray, "H W"]) -> Borders:
+    """Which regions touch, and how clear an edge runs between them."""
     clear = np.minimum(strength, 1.0)
     sides = [
         (of_pixel[:, :-1], of_pixel[:, 1:], np.maximum(clear[:, :-1], clear[:, 1:])),
@@ -155,7 +161,8 @@ def measure_borders(
     key, edge = np.unique(np.concatenate(keys), return_inverse=True)
     pairs = np.stack([key // num_regions, key % num_regions], axis=1)
     length = np.bincount(edge, minlength=len(key)).astype(np.float64)
-    return pairs, length, np.bincount(edge, weights=np.concatenate(weights), minlength=len(key))
+    strengths = np.bincount(edge, weights=np.concatenate(weights), minlength=len(key))
+    return Borders(pairs, length, strengths.astype(np.float64))
 
 
 class _Merging:
@@ -173,8 +180,9 @@ class _Merging:
         self.parent = np.full(num_nodes, -1)
         self.height = np.zeros(num_nodes)
         self.borders: list[dict[int, tuple[float, float]]] = [{} for _ in range(num_nodes)]
+        touching = regions.borders
         for (i, j), length, strength in zip(
-            regions.pairs.tolist(), regions.border, regions.border_strength, strict=True
+            touching.pairs.tolist(), touching.length, touching.strength, strict=True
         ):
             self.borders[i][j] = self.borders[j][i] = (length, strength)
 

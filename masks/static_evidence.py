@@ -16,6 +16,10 @@ from scene.capture import View
 
 BRIGHTNESS = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # Rec. 601 luma
 
+# Texture with less than this share of the photo's mean density of keypoints is no place to expect
+# any: over a large blank wall even a tiny rate would add up to a promise.
+BARREN = 0.3
+
 
 class Verdict(enum.IntEnum):
     """What the keypoints say of a segment."""
@@ -87,10 +91,21 @@ class SegmentVerdicts:
     verdict: UInt8[ndarray, " S"]
 
 
+def slopes(
+    values: Float32[ndarray, "H W"],
+) -> tuple[Float32[ndarray, "H W"], Float32[ndarray, "H W"]]:
+    """Change per pixel downwards and to the right; none along a side of one pixel."""
+    down, right = (
+        np.gradient(values, axis=axis) if values.shape[axis] > 1 else np.zeros_like(values)
+        for axis in (0, 1)
+    )
+    return down, right
+
+
 def cornerness(image: UInt8[ndarray, "H W 3"]) -> Float32[ndarray, "H W"]:
     """Log of the smaller eigenvalue of the structure tensor: where keypoints like to sit."""
     brightness = image.astype(np.float32) @ BRIGHTNESS
-    down, right = np.gradient(brightness)
+    down, right = slopes(brightness)
     blur = 1.5  # pixels; about the neighbourhood that a keypoint at working size looks at
     yy, xx, xy = (gaussian_filter(p, blur) for p in (down * down, right * right, down * right))
     smaller = 0.5 * (yy + xx) - np.sqrt(0.25 * (yy - xx) ** 2 + xy * xy)
@@ -110,6 +125,7 @@ def keypoint_density(
     pixels = np.bincount(bins.ravel(), minlength=num_bins)
     keypoints = np.bincount(bins.ravel(), weights=found.ravel(), minlength=num_bins)
     rate = np.maximum.accumulate(keypoints / np.maximum(pixels, 1))
+    rate[rate < BARREN * found.mean()] = 0.0
     rate *= keypoints.sum() / max((rate * pixels).sum(), 1e-12)
     return rate[bins].astype(np.float32)
 

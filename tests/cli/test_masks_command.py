@@ -1,0 +1,57 @@
+"""`python -m masks`: what it says, what it leaves on disk, how it ends."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from arguments.cli import parse
+from arguments.messages import ExitCode, Messages, UserError
+from masks.__main__ import MaskArguments, find_candidates
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_masks(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "masks", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_it_leaves_a_file_per_training_photo_and_a_sheet(
+    tiny_capture: Path, tmp_path: Path
+) -> None:
+    scene = tmp_path / "scene"
+    shutil.copytree(tiny_capture, scene)
+    done = run_masks("-s", scene)
+    assert done.returncode == 0, done.stderr
+    assert "zero-download default" in done.stderr
+    files = sorted((scene / "candidates").glob("*.npz"))
+    listed = (scene / "train_list.txt").read_text().split()
+    assert [path.stem for path in files] == sorted(Path(name).stem for name in listed)
+    sheet = np.asarray(Image.open(scene / "candidates" / "contact_sheet.png"))
+    assert sheet.std() > 0
+
+
+def test_a_folder_that_is_no_scene_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    arguments = MaskArguments(source_path=tmp_path, output=tmp_path / "out")
+    with pytest.raises(UserError) as refusal:
+        find_candidates(arguments, Messages(quiet=True))
+    assert refusal.value.code == ExitCode.BAD_INPUT
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("wrong", [["--kind", "magic"], ["--sheet-photos", "-1"], []])
+def test_a_wrong_command_line_is_a_usage_error(wrong: list[str]) -> None:
+    words = ["-s", "x", *wrong] if wrong else []
+    with pytest.raises(UserError) as refusal:
+        parse(MaskArguments, words, prog="python -m masks", description="")
+    assert refusal.value.code == ExitCode.USAGE

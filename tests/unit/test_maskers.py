@@ -1,0 +1,237 @@
+"""Maskers: what they trust, what they learn, and what survives a checkpoint."""
+
+import numpy as np
+import pytest
+import torch
+
+from masks.candidates import Candidates
+from masks.files import combine
+from masks.maskers import Masker, MaskerKind, MaskerSettings, build_masker, quantile
+from masks.quality import mask_quality, proposal_quality
+
+HEIGHT, WIDTH = 70, 84  # whole patches
+BALL = (slice(14, 42), slice(28, 56))  # where the planted distractor is
+
+
+@pytest.fixture(scope="module")
+def scene() -> torch.Tensor:
+    """A smooth static photo."""
+    y, x = torch.meshgrid(torch.arange(HEIGHT) / 40.0, torch.arange(WIDTH) / 40.0, indexing="ij")
+    waves = torch.stack([torch.sin(3 * x + y), torch.cos(2 * y - x), torch.sin(x * y)], dim=-1)
+    return (0.5 + 0.25 * waves)[None]
+
+
+@pytest.fixture(scope="module")
+def photo(scene: torch.Tensor) -> torch.Tensor:
+    """The same photo with a distractor in it."""
+    noise = torch.rand(28, 28, 3, generator=torch.Generator().manual_seed(1))
+    photo = scene.clone()
+    photo[0][BALL] = 0.3 * noise + torch.tensor([0.7, 0.0, 0.0])
+    return photo
+
+
+@pytest.fixture(scope="module")
+def candidates() -> Candidates:
+    """The distractor and a static block as candidates, in two overlapping layers."""
+    labels = torch.zeros(2, HEIGHT, WIDTH, dtype=torch.int32)
+    labels[0][BALL] = 1
+    labels[0, 45:60, 5:25] = 2
+    labels[1, 14:28, 28:56] = 1
+    return Candidates(labels)
+
+
+def hard(candidates: Candidates, settings: MaskerSettings | None = None) -> Masker:
+    return build_masker("hard", settings or MaskerSettings(), lambda _: candidates)
+
+
+@pytest.mark.parametrize("kind", ["none", "hard", "soft"])
+def test_weights_lie_between_0_and_1(
+    kind: MaskerKind, scene: torch.Tensor, photo: torch.Tensor, candidates: Candidates
+) -> None:
+    result = build_masker(kind, MaskerSettings(), lambda _: candidates)(scene, photo, [0])
+    assert result.weight.shape == (1, HEIGHT, WIDTH)
+    assert not result.weight.requires_grad
+    assert result.weight.min() >= 0.0
+    assert result.weight.max() <= 1.0
+
+
+def test_a_planted_distractor_is_found_and_nothing_else(
+    scene: torch.Tensor, photo: torch.Tensor, candidates: Candidates
+) -> None:
+    weight = hard(candidates)(scene, photo, [0]).weight[0]
+    truth = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
+    truth[BALL] = True
+    assert mask_quality(weight < 0.5, truth).iou == 1.0
+
+
+def test_flipping_the_image_flips_the_mask(
+    scene: torch.Tensor, photo: torch.Tensor, candidates: Candidates
+) -> None:
+    flipped = Candidates(candidates.labels.flip(2))
+    straight = hard(candidates)(scene, photo, [0]).weight
+    mirrored = hard(flipped)(scene.flip(2), photo.flip(2), [0]).weight
+    assert torch.equal(mirrored.flip(2), straight)
+
+
+def test_without_candidates_everything_is_trusted(scene: torch.Tensor, photo: torch.Tensor) -> None:
+    none = Candidates(torch.zeros(2, HEIGHT, WIDTH, dtype=torch.int32))
+    assert (hard(none)(scene, photo, [0]).weight == 1).all()
+
+
+def test_a_segment_that_is_no_candidate_stays_trusted_whatever_its_residual(
+    scene: torch.Tensor, photo: torch.Tensor
+) -> None:
+    elsewhere = torch.zeros(1, HEIGHT, WIDTH, dtype=torch.int32)
+    elsewhere[0, 60:, 60:] = 1
+    weight = hard(Candidates(elsewhere))(scene, photo, [0]).weight[0]
+    assert (weight[BALL] == 1).all()
+
+
+def test_a_perfect_render_is_trusted_as_a_whole(
+    photo: torch.Tensor, candidates: Candidates
+) -> None:
+    assert (hard(candidates)(photo, photo, [0]).weight == 1).all()
+
+
+def test_dilation_grows_the_distractor_by_that_many_pixels(
+    scene: torch.Tensor, photo: torch.Tensor, candidates: Candidates
+) -> None:
+    weight = hard(candidates, MaskerSettings(dilation=3))(scene, photo, [0]).weight[0]
+    expected = torch.ones(HEIGHT, WIDTH)
+    expected[11:45, 25:59] = 0
+    assert torch.equal(weight, expected)
+
+
+def test_candidates_of_another_size_are_refused(scene: torch.Tensor) -> None:
+    wrong = Candidates(torch.ones(1, HEIGHT, WIDTH + 1, dtype=torch.int32))
+    with pytest.raises(ValueError, match="view 0"):
+        hard(wrong)(scene, scene, [0])
+
+
+def test_quantile_leaves_the_share_below_it() -> None:
+    values = torch.arange(1000.0).reshape(1, 20, 50)
+    assert (values <= quantile(values, 0.9)).float().mean() == pytest.approx(0.9)
+
+
+def train_soft(masker: Masker, scene: torch.Tensor, photo: torch.Tensor, steps: int) -> None:
+    for _ in range(steps):
+        loss = masker(scene, photo, [3]).loss
+        assert loss is not None
+        loss.backward()
+        masker.update()
+
+
+def test_soft_masker_starts_trusting_and_learns_to_distrust_the_distractor(
+    scene: torch.Tensor, photo: torch.Tensor
+) -> None:
+    masker = build_masker("soft", MaskerSettings())
+    assert masker(scene, photo, [3]).weight.min() > 0.999
+    train_soft(masker, scene, photo, 30)
+    weight = masker(scene, photo, [3]).weight[0]
+    assert weight[BALL].mean() < 0.5
+    assert weight[50:].mean() > 0.9
+
+
+def test_soft_masker_learns_nothing_about_a_photo_that_was_not_drawn(
+    scene: torch.Tensor, photo: torch.Tensor
+) -> None:
+    masker = build_masker("soft", MaskerSettings())
+    masker(scene, photo, [8])
+    before = masker.state()["logits/8"]
+    masker.update()
+    train_soft(masker, scene, photo, 2)
+    assert torch.equal(masker.state()["logits/8"], before)
+
+
+def test_soft_masker_takes_no_gradient_to_the_colors(
+    scene: torch.Tensor, photo: torch.Tensor
+) -> None:
+    color = scene.clone().requires_grad_()
+    loss = build_masker("soft", MaskerSettings())(color, photo, [0]).loss
+    assert loss is not None
+    loss.backward()
+    assert color.grad is None
+
+
+def test_soft_masker_is_finite_when_photo_and_render_are_equal(photo: torch.Tensor) -> None:
+    masker = build_masker("soft", MaskerSettings())
+    train_soft(masker, photo, photo, 3)
+    assert masker(photo, photo, [3]).weight.isfinite().all()
+
+
+def test_a_pixel_that_was_trusted_for_long_can_still_lose_its_trust(
+    scene: torch.Tensor, photo: torch.Tensor
+) -> None:
+    masker = build_masker("soft", MaskerSettings())
+    train_soft(masker, photo, photo, 60)
+    train_soft(masker, scene, photo, 60)
+    assert masker(scene, photo, [3]).weight[0][BALL].mean() < 0.5
+
+
+def test_soft_masker_continues_bit_for_bit_from_its_state(
+    scene: torch.Tensor, photo: torch.Tensor
+) -> None:
+    straight = build_masker("soft", MaskerSettings())
+    train_soft(straight, scene, photo, 5)
+    resumed = build_masker("soft", MaskerSettings())
+    resumed.load_state(straight.state())
+    for masker in (straight, resumed):
+        train_soft(masker, scene, photo, 5)
+    assert straight.state().keys() == resumed.state().keys()
+    for name, tensor in straight.state().items():
+        assert torch.equal(tensor, resumed.state()[name]), name
+
+
+def test_state_is_a_copy_that_training_does_not_change(
+    scene: torch.Tensor, photo: torch.Tensor
+) -> None:
+    masker = build_masker("soft", MaskerSettings())
+    train_soft(masker, scene, photo, 1)
+    saved = masker.state()
+    kept = {name: tensor.clone() for name, tensor in saved.items()}
+    train_soft(masker, scene, photo, 2)
+    assert all(torch.equal(saved[name], kept[name]) for name in kept)
+
+
+def test_the_hard_masker_is_refused_without_candidates() -> None:
+    with pytest.raises(ValueError, match="candidates"):
+        build_masker("hard", MaskerSettings())
+
+
+@pytest.mark.parametrize("bad", [{"quantile": 1.0}, {"feature_quantile": 0.0}, {"dilation": -1}])
+def test_impossible_settings_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        MaskerSettings(**bad)  # type: ignore[arg-type]
+
+
+def test_a_user_mask_only_takes_trust_away() -> None:
+    weight = torch.full((2, 4, 4), 0.5)
+    user = torch.ones(4, 4)
+    user[:2] = 0.0
+    both = combine(weight, [user, None])
+    assert (both[0, :2] == 0).all()
+    assert (both[0, 2:] == 0.5).all()
+    assert torch.equal(both[1], weight[1])
+    assert combine(weight, [None, None]) is weight
+
+
+def test_quality_of_an_empty_mask_against_an_empty_truth_is_perfect() -> None:
+    empty = torch.zeros(4, 4, dtype=torch.bool)
+    quality = mask_quality(empty, empty)
+    assert (quality.iou, quality.recall, quality.precision) == (1.0, 1.0, 1.0)
+
+
+def test_quality_counts_pixels() -> None:
+    found, truth = torch.zeros(2, 4, 4, dtype=torch.bool)
+    found[:2] = True
+    truth[1:3] = True
+    quality = mask_quality(found, truth)
+    assert (quality.iou, quality.recall, quality.precision) == (4 / 12, 0.5, 0.5)
+
+
+def test_proposals_count_where_they_are_mostly_distractor() -> None:
+    truth = torch.zeros(4, 4, dtype=torch.bool)
+    truth[:2] = True
+    labels = torch.from_numpy(np.repeat([[1], [2], [2], [2]], 4, axis=1))[None]
+    quality = proposal_quality(labels.int(), truth)
+    assert (quality.recall, quality.static_share) == (0.5, 1.0)
