@@ -9,6 +9,7 @@ namespace {
 constexpr int kBlocksX = raster::kTile / kBlockWidth;
 constexpr int kBlocks = raster::kTilePixels / kLanes;
 constexpr int kChunk = 256;                // splats that are culled and sorted into blocks at a time
+constexpr int kAhead = 8;                  // pairs whose splat is fetched before it is needed
 constexpr float kLn2 = 0.69314718f;
 
 struct alignas(64) Lanes { float x[kLanes], y[kLanes]; };
@@ -63,7 +64,7 @@ inline F raw_alpha(const raster::Splat& s, F dx, F dy) {
 
 inline int64_t rounded(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
-int64_t scratch_bytes(const raster::BlendInputs& in, int64_t) {
+int64_t scratch_bytes(const raster::BlendInputs& in) {
   const int64_t values = in.padded_values();
   const int64_t forward = rounded(sizeof(float) * raster::kTilePixels * (values + 3)) +
       rounded(sizeof(raster::Splat) * kChunk) + rounded(sizeof(float) * values * kChunk) + rounded(2 * kChunk) +
@@ -146,6 +147,11 @@ void blend_tile(const raster::BlendInputs& in, const raster::BlendState& state, 
     const int n = int(count - start < kChunk ? count - start : kChunk);
     for (int i = 0; i < n; ++i) {
       const int64_t rank = first_splat + state.pairs[first + start + i].rank;
+      if (start + i + kAhead < count) {
+        const int64_t soon = first_splat + state.pairs[first + start + i + kAhead].rank;
+        __builtin_prefetch(state.splats + soon);
+        __builtin_prefetch(state.values + soon * padded);
+      }
       splats[i] = state.splats[rank];
       for (int d = 0; d < padded; ++d) colors[i * padded + d] = state.values[rank * padded + d];
       touched[i] = touched_blocks(splats[i], float(tx), float(ty), centres) & live_blocks;
@@ -274,6 +280,12 @@ void blend_tile_backward(const raster::BlendInputs& in, const raster::BlendState
   for (int64_t i = count - 1; i >= 0; --i) {
     const raster::Pair pair = state.pairs[first + i];
     float* slot = g.slots + (state.sections[section].first_pair + pair.slot) * width;
+    if (i >= kAhead) {
+      const raster::Pair& soon = state.pairs[first + i - kAhead];
+      __builtin_prefetch(state.splats + first_splat + soon.rank);
+      __builtin_prefetch(state.values + (first_splat + soon.rank) * padded);
+      __builtin_prefetch(g.slots + (state.sections[section].first_pair + soon.slot) * width, 1);
+    }
     uint64_t mask = i < longest ? state.masks[first + i] : 0;
     if (!mask) {
       for (int k = 0; k < width; ++k) slot[k] = 0.0f;
@@ -292,11 +304,8 @@ void blend_tile_backward(const raster::BlendInputs& in, const raster::BlendState
     do {
       const int b = __builtin_ctzll(mask);
       mask &= mask - 1;
-      const F dx = sub(load(lanes.x), set1(s.x - float(tx + b % kBlocksX * kBlockWidth)));
-      const F dy = sub(load(lanes.y), set1(s.y - float(ty + b / kBlocksX * kBlockHeight)));
       const F px = add(load(lanes.x), set1(float(tx + b % kBlocksX * kBlockWidth)));
       const F py = add(load(lanes.y), set1(float(ty + b / kBlocksX * kBlockHeight)));
-      (void)dx; (void)dy;
       const F ex = sub(px, set1(s.x)), ey = sub(py, set1(s.y));
       const F raw = raw_alpha(s, ex, ey);
       const F clamped = min(raw, set1(raster::kMaxAlpha));
@@ -332,15 +341,14 @@ void blend_tile_backward(const raster::BlendInputs& in, const raster::BlendState
         for (int d = 0; d < values; ++d)
           store(spill + d * kLanes, fma(w, load(vb + d * kLanes), load(spill + d * kLanes)));
     } while (mask);
-    slot[raster::kSum] = sum(m0);
-    slot[raster::kSumX] = sum(mx);
-    slot[raster::kSumY] = sum(my);
-    slot[raster::kSumXX] = sum(mxx);
-    slot[raster::kSumXY] = sum(mxy);
-    slot[raster::kSumYY] = sum(myy);
-    slot[raster::kAbsX] = sum(ax) * kLn2;
-    slot[raster::kAbsY] = sum(ay) * kLn2;
-    for (int d = 0; d < values; ++d) slot[raster::kValues + d] = sum(D ? acc[D ? d : 0] : load(spill + d * kLanes));
+    sums4(m0, mx, my, mxx, slot);
+    sums4(mxy, myy, mul(ax, set1(kLn2)), mul(ay, set1(kLn2)), slot + 4);
+    if constexpr (D == 3 || D == 4) {
+      sums4(acc[0], acc[1], acc[2], D == 4 ? acc[D - 1] : zero, slot + raster::kValues);
+    } else {
+      for (int d = 0; d < values; ++d) slot[raster::kValues + d] = sum(load(spill + d * kLanes));
+      for (int d = values + raster::kValues; d < width; ++d) slot[d] = 0.0f;
+    }
   }
 }
 

@@ -4,13 +4,15 @@
 #include "kernels.h"
 #include "simd.h"
 
+#include "bin.inl"
 #include "blend.inl"
+#include "harmonics.inl"
 #include "project.inl"
 
 namespace raster {
 
 extern const Kernels kernels_sse42;
-const Kernels kernels_sse42{"sse42", &::project, &::project_backward, &::scratch_bytes, &::blend_any, &::blend_backward_any};
+const Kernels kernels_sse42{"sse42", &::project, &::project_backward, &::bin, &::scratch_bytes, &::blend_any, &::blend_backward_any};
 
 }  // namespace raster
 #endif

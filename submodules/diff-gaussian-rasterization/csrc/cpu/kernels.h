@@ -72,6 +72,12 @@ struct alignas(32) Splat {
   int32_t gaussian;                        // row in the section's set
 };
 
+// A visible row and its depth as an unsigned number of the same order.
+struct Key {
+  uint32_t depth;
+  int32_t row;
+};
+
 struct Pair {
   int32_t rank;                            // index of the splat in the section's depth order
   int32_t slot;                            // where the backward leaves this pair's sums
@@ -151,7 +157,11 @@ struct Kernels {
   // Gaussians [begin, end); the index of the first one that is not finite, or -1.
   int64_t (*project)(const ProjectInputs&, const Projected&, int64_t begin, int64_t end);
   void (*project_backward)(const ProjectInputs&, const ProjectGradients&, int64_t begin, int64_t end);
-  int64_t (*scratch_bytes)(const BlendInputs&, int64_t longest_tile);
+  // Splats of keys [begin, end) and their tiles, appended to `tiles` while one more splat is sure to
+  // fit; returns the first key that is left. `base` is the row of the set's first Gaussian.
+  int64_t (*bin)(const BlendInputs&, int64_t base, const Key* keys, int64_t begin, int64_t end, Splat* splats, int32_t* lengths,
+                 int32_t* histogram, int32_t* tiles, int64_t capacity, int64_t* used);
+  int64_t (*scratch_bytes)(const BlendInputs&);
   void (*blend_tile)(const BlendInputs&, const BlendState&, const BlendOutputs&, int64_t section, int64_t tile, void* scratch);
   void (*blend_tile_backward)(const BlendInputs&, const BlendState&, const BlendGradients&, int64_t section, int64_t tile, void* scratch);
 };

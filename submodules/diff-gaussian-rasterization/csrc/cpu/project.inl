@@ -1,364 +1,418 @@
-// Projection of Gaussians into cameras, forward and backward (EWA splatting, as in the 3DGS paper).
+// Projection of Gaussians into cameras, a vector of them at a time, forward and backward (EWA
+// splatting, as in the 3DGS paper).
 
 namespace {
 
-struct Vec3 { float x, y, z; };
-
-// Everything about one Gaussian in one camera that both directions need.
-struct View {
-  Vec3 p;                                  // centre in the camera's frame
-  float rz, u, v;                          // 1/z; x/z and y/z after the clamp
-  bool free_u, free_v;                     // not clamped
-  float T[2][3];                           // Jacobian times rotation
-  float xx, xy, yy;                        // 2D covariance without the low-pass filter
-  float det_raw, det;                      // determinants without and with it
-};
-
-struct Shape {
-  float R[3][3];
-  float M[3][3];                           // rotation times scales
-  float qw, qx, qy, qz, inverse_norm;
-};
-
-inline Shape shape_of(const raster::ProjectInputs& in, int64_t i) {
-  Shape s;
-  const float* q = in.quats + 4 * i;
-  const float* scale = in.scales + 3 * i;
-  const float n2 = q[0] * q[0] + q[1] * q[1] + q[2] * q[2] + q[3] * q[3];
-  s.inverse_norm = n2 > 0 ? 1.0f / __builtin_sqrtf(n2) : 0.0f;
-  const float w = s.qw = q[0] * s.inverse_norm, x = s.qx = q[1] * s.inverse_norm;
-  const float y = s.qy = q[2] * s.inverse_norm, z = s.qz = q[3] * s.inverse_norm;
-  s.R[0][0] = 1 - 2 * (y * y + z * z), s.R[0][1] = 2 * (x * y - w * z), s.R[0][2] = 2 * (x * z + w * y);
-  s.R[1][0] = 2 * (x * y + w * z), s.R[1][1] = 1 - 2 * (x * x + z * z), s.R[1][2] = 2 * (y * z - w * x);
-  s.R[2][0] = 2 * (x * z - w * y), s.R[2][1] = 2 * (y * z + w * x), s.R[2][2] = 1 - 2 * (x * x + y * y);
-  for (int r = 0; r < 3; ++r)
-    for (int c = 0; c < 3; ++c) s.M[r][c] = s.R[r][c] * scale[c];
-  return s;
-}
-
-inline float camera_z(const raster::Camera& cam, const float* m) {
-  return cam.rotation[6] * m[0] + cam.rotation[7] * m[1] + cam.rotation[8] * m[2] + cam.translation[2];
-}
-
-inline void look(const raster::Camera& cam, const float* m, View& view) {
-  const float* R = cam.rotation;
-  view.p.x = R[0] * m[0] + R[1] * m[1] + R[2] * m[2] + cam.translation[0];
-  view.p.y = R[3] * m[0] + R[4] * m[1] + R[5] * m[2] + cam.translation[1];
-  view.p.z = camera_z(cam, m);
-  view.rz = 1.0f / view.p.z;
-  const float u = view.p.x * view.rz, v = view.p.y * view.rz;
-  view.free_u = u >= cam.min_u && u <= cam.max_u;
-  view.free_v = v >= cam.min_v && v <= cam.max_v;
-  view.u = u < cam.min_u ? cam.min_u : u > cam.max_u ? cam.max_u : u;
-  view.v = v < cam.min_v ? cam.min_v : v > cam.max_v ? cam.max_v : v;
-  const float jx = cam.fx * view.rz, jy = cam.fy * view.rz;
-  for (int c = 0; c < 3; ++c) {
-    view.T[0][c] = jx * (R[c] - view.u * R[6 + c]);
-    view.T[1][c] = jy * (R[3 + c] - view.v * R[6 + c]);
-  }
-}
-
-inline void flatten(const Shape& s, float eps2d, View& view) {
-  float a[2][3];
-  for (int r = 0; r < 2; ++r)
-    for (int c = 0; c < 3; ++c)
-      a[r][c] = view.T[r][0] * s.M[0][c] + view.T[r][1] * s.M[1][c] + view.T[r][2] * s.M[2][c];
-  view.xx = a[0][0] * a[0][0] + a[0][1] * a[0][1] + a[0][2] * a[0][2];
-  view.xy = a[0][0] * a[1][0] + a[0][1] * a[1][1] + a[0][2] * a[1][2];
-  view.yy = a[1][0] * a[1][0] + a[1][1] * a[1][1] + a[1][2] * a[1][2];
-  // Lagrange's identity: the determinant of A A^T without the cancellation of xx yy - xy^2.
-  const float c0 = a[0][1] * a[1][2] - a[0][2] * a[1][1];
-  const float c1 = a[0][2] * a[1][0] - a[0][0] * a[1][2];
-  const float c2 = a[0][0] * a[1][1] - a[0][1] * a[1][0];
-  view.det_raw = c0 * c0 + c1 * c1 + c2 * c2;
-  view.det = view.det_raw + eps2d * (view.xx + view.yy + eps2d);
-}
-
-inline void flatten(const float* S, float eps2d, View& view) {
-  const float full[3][3] = {{S[0], S[1], S[2]}, {S[1], S[3], S[4]}, {S[2], S[4], S[5]}};
-  double cov[2][2];
-  for (int r = 0; r < 2; ++r)
-    for (int c = 0; c < 2; ++c) {
-      cov[r][c] = 0;
-      for (int i = 0; i < 3; ++i)
-        for (int j = 0; j < 3; ++j) cov[r][c] += double(view.T[r][i]) * full[i][j] * view.T[c][j];
+// N rows of `width` floats, turned so that each column is a vector; rows past `count` repeat the last.
+template <int Width>
+struct Columns {
+  alignas(64) float at[Width][kLanes];
+  F operator[](int column) const { return load(at[column]); }
+  void read(const float* rows, int count) {
+    for (int i = 0; i < kLanes; ++i) {
+      const float* row = rows + int64_t(i < count ? i : count - 1) * Width;
+      for (int k = 0; k < Width; ++k) at[k][i] = row[k];
     }
-  view.xx = float(cov[0][0]), view.xy = float(cov[0][1]), view.yy = float(cov[1][1]);
-  view.det_raw = float(cov[0][0] * cov[1][1] - cov[0][1] * cov[0][1]);
-  view.det = view.det_raw + eps2d * (view.xx + view.yy + eps2d);
+  }
+  void write(float* rows, int count) const {
+    for (int i = 0; i < count; ++i)
+      for (int k = 0; k < Width; ++k) rows[int64_t(i) * Width + k] = at[k][i];
+  }
+  void set(int column, F value) { store(at[column], value); }
+};
+
+struct Gaussians {
+  F mean[3], opacity, R[3][3], M[3][3], scale[3], quat[4], inverse_norm;
+  F sigma[3][3];                           // covariance in the world, in the backward or when given
+};
+
+inline F dot3(F a0, F a1, F a2, F b0, F b1, F b2) { return fma(a0, b0, fma(a1, b1, a2 * b2)); }
+
+// Reads Gaussians [i, i + count); false when one holds a value that is not finite.
+inline bool read_gaussians(const raster::ProjectInputs& in, int64_t i, int count, bool with_sigma, Gaussians& g) {
+  Columns<3> means, scales;
+  Columns<4> quats;
+  Columns<1> opacities;
+  means.read(in.means + 3 * i, count);
+  opacities.read(in.opacities + i, count);
+  const F zero = set1(0.0f), one = set1(1.0f), two = set1(2.0f);
+  F check = opacities[0] * zero;
+  for (int k = 0; k < 3; ++k) g.mean[k] = means[k], check = check + g.mean[k] * zero;
+  g.opacity = opacities[0];
+  if (in.covariances) {
+    Columns<6> c;
+    c.read(in.covariances + 6 * i, count);
+    for (int k = 0; k < 6; ++k) check = check + c[k] * zero;
+    const F full[3][3] = {{c[0], c[1], c[2]}, {c[1], c[3], c[4]}, {c[2], c[4], c[5]}};
+    for (int r = 0; r < 3; ++r)
+      for (int k = 0; k < 3; ++k) g.sigma[r][k] = full[r][k];
+    return bits(ge(zero, check)) == (1u << kLanes) - 1;
+  }
+  quats.read(in.quats + 4 * i, count);
+  scales.read(in.scales + 3 * i, count);
+  F n2 = set1(1e-36f);                     // a zero quaternion stays zero, which turns nothing
+  for (int k = 0; k < 4; ++k) n2 = fma(quats[k], quats[k], n2), check = check + quats[k] * zero;
+  g.inverse_norm = one / sqrt(n2);
+  for (int k = 0; k < 4; ++k) g.quat[k] = quats[k] * g.inverse_norm;
+  const F w = g.quat[0], x = g.quat[1], y = g.quat[2], z = g.quat[3];
+  g.R[0][0] = one - two * (y * y + z * z), g.R[0][1] = two * (x * y - w * z), g.R[0][2] = two * (x * z + w * y);
+  g.R[1][0] = two * (x * y + w * z), g.R[1][1] = one - two * (x * x + z * z), g.R[1][2] = two * (y * z - w * x);
+  g.R[2][0] = two * (x * z - w * y), g.R[2][1] = two * (y * z + w * x), g.R[2][2] = one - two * (x * x + y * y);
+  for (int k = 0; k < 3; ++k) {
+    g.scale[k] = scales[k];
+    check = check + scales[k] * zero;
+    for (int r = 0; r < 3; ++r) g.M[r][k] = g.R[r][k] * g.scale[k];
+  }
+  if (with_sigma)
+    for (int r = 0; r < 3; ++r)
+      for (int k = 0; k < 3; ++k) g.sigma[r][k] = dot3(g.M[r][0], g.M[r][1], g.M[r][2], g.M[k][0], g.M[k][1], g.M[k][2]);
+  return bits(ge(zero, check)) == (1u << kLanes) - 1;
 }
 
-inline float compensation(const View& view) {
-  const float ratio = view.det_raw / view.det;
-  return ratio > 0 ? __builtin_sqrtf(ratio) : 0.0f;
+inline int64_t first_bad(const raster::ProjectInputs& in, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    float check = in.opacities[i] * 0;
+    for (int k = 0; k < 3; ++k) check += in.means[3 * i + k] * 0;
+    for (int k = 0; k < 6 && in.covariances; ++k) check += in.covariances[6 * i + k] * 0;
+    for (int k = 0; k < 4 && in.quats; ++k) check += in.quats[4 * i + k] * 0;
+    for (int k = 0; k < 3 && in.scales; ++k) check += in.scales[3 * i + k] * 0;
+    if (!(check == 0)) return i;
+  }
+  return -1;
 }
 
-// Real spherical harmonics of a unit direction, signs as 3DGS stores them; returns how many.
-inline int harmonics(int degree, float x, float y, float z, float* b) {
-  b[0] = 0.28209479177387814f;
-  if (degree < 1) return 1;
-  b[1] = -0.4886025119029199f * y, b[2] = 0.4886025119029199f * z, b[3] = -0.4886025119029199f * x;
-  if (degree < 2) return 4;
-  const float xx = x * x, yy = y * y, zz = z * z;
-  b[4] = 1.0925484305920792f * x * y;
-  b[5] = -1.0925484305920792f * y * z;
-  b[6] = 0.31539156525252005f * (2 * zz - xx - yy);
-  b[7] = -1.0925484305920792f * x * z;
-  b[8] = 0.5462742152960396f * (xx - yy);
-  if (degree < 3) return 9;
-  b[9] = -0.5900435899266435f * y * (3 * xx - yy);
-  b[10] = 2.890611442640554f * x * y * z;
-  b[11] = -0.4570457994644658f * y * (4 * zz - xx - yy);
-  b[12] = 0.3731763325901154f * z * (2 * zz - 3 * xx - 3 * yy);
-  b[13] = -0.4570457994644658f * x * (4 * zz - xx - yy);
-  b[14] = 1.445305721320277f * z * (xx - yy);
-  b[15] = -0.5900435899266435f * x * (xx - 3 * yy);
-  return 16;
+// What one camera makes of them; needed forward and backward.
+struct Views {
+  F x, y, z, rz;                           // centre in the camera's frame
+  F u, v;                                  // x/z and y/z after the clamp
+  M free_u, free_v;                        // not clamped
+  F T[2][3];                               // Jacobian times rotation
+  F xx, xy, yy;                            // 2D covariance without the low-pass filter
+  F det_raw, det;                          // determinants without and with it
+};
+
+inline Views look(const raster::ProjectInputs& in, const raster::Camera& cam, const Gaussians& g) {
+  Views o;
+  F R[9];
+  for (int k = 0; k < 9; ++k) R[k] = set1(cam.rotation[k]);
+  const F one = set1(1.0f), zero = set1(0.0f);
+  o.x = dot3(R[0], R[1], R[2], g.mean[0], g.mean[1], g.mean[2]) + set1(cam.translation[0]);
+  o.y = dot3(R[3], R[4], R[5], g.mean[0], g.mean[1], g.mean[2]) + set1(cam.translation[1]);
+  o.z = dot3(R[6], R[7], R[8], g.mean[0], g.mean[1], g.mean[2]) + set1(cam.translation[2]);
+  // Rows at or behind the near plane are masked later; until then they must not divide by zero.
+  const M ahead = lt(set1(1e-8f), o.z);
+  o.rz = one / select(ahead, o.z, one);
+  const F u = o.x * o.rz, v = o.y * o.rz;
+  o.u = clamp(u, set1(cam.min_u), set1(cam.max_u));
+  o.v = clamp(v, set1(cam.min_v), set1(cam.max_v));
+  o.free_u = both(ge(u, set1(cam.min_u)), ge(set1(cam.max_u), u));
+  o.free_v = both(ge(v, set1(cam.min_v)), ge(set1(cam.max_v), v));
+  const F jx = set1(cam.fx) * o.rz, jy = set1(cam.fy) * o.rz;
+  for (int k = 0; k < 3; ++k) {
+    o.T[0][k] = jx * fnma(o.u, R[6 + k], R[k]);
+    o.T[1][k] = jy * fnma(o.v, R[6 + k], R[3 + k]);
+  }
+  const F eps = set1(in.eps2d);
+  F a[2][3];
+  if (in.covariances) {
+    for (int r = 0; r < 2; ++r)
+      for (int k = 0; k < 3; ++k) a[r][k] = dot3(o.T[r][0], o.T[r][1], o.T[r][2], g.sigma[0][k], g.sigma[1][k], g.sigma[2][k]);
+    o.xx = dot3(a[0][0], a[0][1], a[0][2], o.T[0][0], o.T[0][1], o.T[0][2]);
+    o.xy = dot3(a[0][0], a[0][1], a[0][2], o.T[1][0], o.T[1][1], o.T[1][2]);
+    o.yy = dot3(a[1][0], a[1][1], a[1][2], o.T[1][0], o.T[1][1], o.T[1][2]);
+    o.det_raw = max(fnma(o.xy, o.xy, o.xx * o.yy), zero);
+  } else {
+    for (int r = 0; r < 2; ++r)
+      for (int k = 0; k < 3; ++k) a[r][k] = dot3(o.T[r][0], o.T[r][1], o.T[r][2], g.M[0][k], g.M[1][k], g.M[2][k]);
+    o.xx = dot3(a[0][0], a[0][1], a[0][2], a[0][0], a[0][1], a[0][2]);
+    o.xy = dot3(a[0][0], a[0][1], a[0][2], a[1][0], a[1][1], a[1][2]);
+    o.yy = dot3(a[1][0], a[1][1], a[1][2], a[1][0], a[1][1], a[1][2]);
+    // Lagrange's identity: the determinant of A A^T without the cancellation of xx yy - xy^2.
+    const F c0 = fnma(a[0][2], a[1][1], a[0][1] * a[1][2]);
+    const F c1 = fnma(a[0][0], a[1][2], a[0][2] * a[1][0]);
+    const F c2 = fnma(a[0][1], a[1][0], a[0][0] * a[1][1]);
+    o.det_raw = dot3(c0, c1, c2, c0, c1, c2);
+  }
+  o.det = fma(eps, o.xx + o.yy + eps, o.det_raw);
+  return o;
 }
 
-// Gradient of sum_k weight[k] * basis_k with respect to the direction, taken as free x, y, z.
-inline Vec3 harmonics_backward(int degree, float x, float y, float z, const float* w) {
-  Vec3 g{0, 0, 0};
-  if (degree < 1) return g;
-  constexpr float c1 = 0.4886025119029199f;
-  g.x = -c1 * w[3], g.y = -c1 * w[1], g.z = c1 * w[2];
-  if (degree < 2) return g;
-  constexpr float c2 = 1.0925484305920792f, c20 = 0.31539156525252005f, c22 = 0.5462742152960396f;
-  g.x += c2 * (w[4] * y - w[7] * z) - 2 * c20 * w[6] * x + 2 * c22 * w[8] * x;
-  g.y += c2 * (w[4] * x - w[5] * z) - 2 * c20 * w[6] * y - 2 * c22 * w[8] * y;
-  g.z += -c2 * (w[5] * y + w[7] * x) + 4 * c20 * w[6] * z;
-  if (degree < 3) return g;
-  constexpr float c30 = 0.3731763325901154f, c31 = 0.4570457994644658f, c32 = 2.890611442640554f;
-  constexpr float c32b = 1.445305721320277f, c33 = 0.5900435899266435f;
-  const float xx = x * x, yy = y * y, zz = z * z;
-  g.x += -c33 * w[9] * 6 * x * y + c32 * w[10] * y * z + c31 * w[11] * 2 * x * y - c30 * w[12] * 6 * x * z -
-         c31 * w[13] * (4 * zz - 3 * xx - yy) + c32b * w[14] * 2 * x * z - c33 * w[15] * 3 * (xx - yy);
-  g.y += -c33 * w[9] * 3 * (xx - yy) + c32 * w[10] * x * z - c31 * w[11] * (4 * zz - xx - 3 * yy) -
-         c30 * w[12] * 6 * y * z + c31 * w[13] * 2 * x * y - c32b * w[14] * 2 * y * z + c33 * w[15] * 6 * x * y;
-  g.z += c32 * w[10] * x * y - c31 * w[11] * 8 * y * z + c30 * w[12] * (6 * zz - 3 * xx - 3 * yy) -
-         c31 * w[13] * 8 * x * z + c32b * w[14] * (xx - yy);
-  return g;
-}
-
-inline Vec3 direction(const raster::Camera& cam, const float* m, float& inverse_length) {
-  const float x = m[0] - cam.position[0], y = m[1] - cam.position[1], z = m[2] - cam.position[2];
-  const float n2 = x * x + y * y + z * z;
-  inverse_length = n2 > 0 ? 1.0f / __builtin_sqrtf(n2) : 0.0f;
+// Unit directions from the camera to the centres.
+inline Direction directions(const raster::Camera& cam, const Gaussians& g, F& inverse_length) {
+  const F x = g.mean[0] - set1(cam.position[0]), y = g.mean[1] - set1(cam.position[1]), z = g.mean[2] - set1(cam.position[2]);
+  inverse_length = set1(1.0f) / sqrt(max(dot3(x, y, z, x, y, z), set1(1e-36f)));
   return {x * inverse_length, y * inverse_length, z * inverse_length};
 }
 
+typedef float Float4 __attribute__((vector_size(16), aligned(4)));
+
+// sum_k basis[k][lane] coefficient[k], three channels at once; may read one float past a coefficient
+// that another follows.
+inline void shade(const raster::ProjectInputs& in, int64_t i, int lane, const F* basis, float* rgb) {
+  const float* values = reinterpret_cast<const float*>(basis) + lane;
+  const float* dc = in.sh0 + i * in.sh0_stride;
+  const float* rest = in.shN + i * in.shN_stride - 3;
+  const int n = basis_count(in.sh_degree);
+  const float b0 = values[0];
+  Float4 sum = {b0 * dc[0] + 0.5f, b0 * dc[1] + 0.5f, b0 * dc[2] + 0.5f, 0.0f};
+  for (int k = 1; k < n - 1; ++k) sum += values[k * kLanes] * *reinterpret_cast<const Float4*>(rest + 3 * k);
+  if (n > 1) {
+    const float* last = rest + 3 * (n - 1);
+    const float b = values[(n - 1) * kLanes];
+    sum += Float4{b * last[0], b * last[1], b * last[2], 0.0f};
+  }
+  for (int d = 0; d < 3; ++d) rgb[d] = sum[d] <= 0 ? 0.0f : sum[d];
+}
+
 int64_t project(const raster::ProjectInputs& in, const raster::Projected& out, int64_t begin, int64_t end) {
-  int64_t bad = -1;
-  for (int64_t i = begin; i < end; ++i) {
-    const float* m = in.means + 3 * i;
-    float check = m[0] * 0 + m[1] * 0 + m[2] * 0 + in.opacities[i] * 0;
-    Shape shape;
-    if (in.covariances) {
-      for (int k = 0; k < 6; ++k) check += in.covariances[6 * i + k] * 0;
-    } else {
-      for (int k = 0; k < 4; ++k) check += in.quats[4 * i + k] * 0;
-      for (int k = 0; k < 3; ++k) check += in.scales[3 * i + k] * 0;
-    }
-    if (!(check == 0)) {
-      bad = i;
-      break;
-    }
-    bool shaped = in.covariances != nullptr;
+  const F zero = set1(0.0f), one = set1(1.0f), half = set1(0.5f), eps = set1(in.eps2d);
+  for (int64_t i = begin; i < end; i += kLanes) {
+    const int count = int(end - i < kLanes ? end - i : kLanes);
+    Gaussians g;
+    if (!read_gaussians(in, i, count, false, g)) return first_bad(in, i, i + count);
     for (int64_t c = 0; c < in.num_cameras; ++c) {
       const raster::Camera& cam = in.cameras[c];
       const int64_t row = c * in.num_gaussians + i;
-      float* xy = out.means2d + 2 * row;
-      float* conic = out.conics + 3 * row;
-      float* color = out.colors ? out.colors + 3 * row : nullptr;
-      xy[0] = xy[1] = conic[0] = conic[1] = conic[2] = 0;
-      out.depths[row] = out.opacities[row] = 0;
-      out.radii[row] = 0;
-      if (color) color[0] = color[1] = color[2] = 0;
-      const float z = camera_z(cam, m);
-      if (!(z > in.near_plane && z < in.far_plane) || in.opacities[i] < raster::kMinAlpha) continue;
-      if (!shaped) shape = shape_of(in, i), shaped = true;
-      View view;
-      look(cam, m, view);
-      if (in.covariances) flatten(in.covariances + 6 * i, in.eps2d, view);
-      else flatten(shape, in.eps2d, view);
-      const float opacity = in.opacities[i] * (in.antialiased ? compensation(view) : 1.0f);
-      if (!(view.det > 0) || !(view.det < 1e30f) || opacity < raster::kMinAlpha) continue;
-      const float xx = view.xx + in.eps2d, yy = view.yy + in.eps2d;
-      const float x = cam.fx * view.p.x * view.rz + cam.cx, y = cam.fy * view.p.y * view.rz + cam.cy;
-      const float reach = 2.0f * __builtin_logf(255.0f * opacity) + 1e-3f;
-      const float hx = __builtin_sqrtf(reach * xx), hy = __builtin_sqrtf(reach * yy);
-      if (x + hx <= 0 || x - hx >= in.width || y + hy <= 0 || y - hy >= in.height) continue;
-      const float mid = 0.5f * (xx + yy);
-      const float gap = mid * mid - view.det;
-      const float largest = mid + __builtin_sqrtf(gap > 0 ? gap : 0.0f);
-      const float inverse = 1.0f / view.det;
-      xy[0] = x, xy[1] = y;
-      conic[0] = yy * inverse, conic[1] = -view.xy * inverse, conic[2] = xx * inverse;
-      out.depths[row] = z;
-      out.opacities[row] = opacity;
-      out.radii[row] = int32_t(__builtin_ceilf(3.0f * __builtin_sqrtf(largest)));
-      if (!color) continue;
-      float inverse_length, basis[16];
-      const Vec3 dir = direction(cam, m, inverse_length);
-      const int n = harmonics(in.sh_degree, dir.x, dir.y, dir.z, basis);
-      const float* dc = in.sh0 + i * in.sh0_stride;
-      const float* rest = in.shN + i * in.shN_stride - 3;
-      float rgb[3];
-      for (int d = 0; d < 3; ++d) rgb[d] = basis[0] * dc[d] + 0.5f;
+      const Views o = look(in, cam, g);
+      F opacity = g.opacity;
+      if (in.antialiased) opacity = opacity * sqrt(o.det_raw / max(o.det, set1(1e-30f)));
+      M seen = both(lt(set1(in.near_plane), o.z), lt(o.z, set1(in.far_plane)));
+      seen = both(seen, both(ge(opacity, set1(raster::kMinAlpha)), both(lt(zero, o.det), lt(o.det, set1(1e30f)))));
+      const F xx = o.xx + eps, yy = o.yy + eps;
+      const F x = fma(set1(cam.fx), o.x * o.rz, set1(cam.cx)), y = fma(set1(cam.fy), o.y * o.rz, set1(cam.cy));
+      const F reach = set1(2.0f * 0.69314718f) * log2_above(opacity * set1(255.0f));
+      const F hx = sqrt(max(reach * xx, zero)), hy = sqrt(max(reach * yy, zero));
+      seen = both(seen, both(lt(zero, x + hx), lt(x - hx, set1(float(in.width)))));
+      seen = both(seen, both(lt(zero, y + hy), lt(y - hy, set1(float(in.height)))));
+      const F mid = half * (xx + yy);
+      const F largest = mid + sqrt(max(fnma(one, o.det, mid * mid), zero));
+      const F inverse = one / select(seen, o.det, one);
+      Columns<2> means2d;
+      Columns<3> conics;
+      Columns<1> radii;
+      means2d.set(0, keep(seen, x)), means2d.set(1, keep(seen, y));
+      conics.set(0, keep(seen, yy * inverse));
+      conics.set(1, keep(seen, (zero - o.xy) * inverse));
+      conics.set(2, keep(seen, xx * inverse));
+      radii.set(0, keep(seen, set1(3.0f) * sqrt(largest)));
+      means2d.write(out.means2d + 2 * row, count);
+      conics.write(out.conics + 3 * row, count);
+      Columns<1> column;
+      column.set(0, keep(seen, o.z));
+      column.write(out.depths + row, count);
+      column.set(0, keep(seen, opacity));
+      column.write(out.opacities + row, count);
+      for (int lane = 0; lane < count; ++lane) {
+        const float r = radii.at[0][lane];
+        out.radii[row + lane] = r < 1e9f ? int32_t(r) + (r > float(int32_t(r))) : 1000000000;
+      }
+      if (!out.colors) continue;
+      uint32_t lanes = bits(seen) & ((1u << count) - 1);
+      for (int k = 0; k < 3 * count; ++k) out.colors[3 * row + k] = 0;
+      if (!lanes) continue;
+      F inverse_length, basis[kMaxBasis];
+      const Direction d = directions(cam, g, inverse_length);
+      harmonics(in.sh_degree, d.x, d.y, d.z, basis);
+      for (; lanes; lanes &= lanes - 1) {
+        const int lane = __builtin_ctz(lanes);
+        shade(in, i + lane, lane, basis, out.colors + 3 * (row + lane));
+      }
+    }
+  }
+  return -1;
+}
+
+// One camera's gradient with respect to the 2D covariance [xx, xy, yy] and to the opacity.
+struct Flat { F xx, xy, yy, opacity; };
+
+inline Flat flat_gradient(const raster::ProjectInputs& in, const raster::ProjectGradients& up, const Gaussians& g, const Views& o,
+                          int64_t row, int count, M seen) {
+  Columns<3> conics, v_conics;
+  Columns<1> v_opacities;
+  conics.read(up.projected_conics + 3 * row, count);
+  v_conics.read(up.conics + 3 * row, count);
+  v_opacities.read(up.opacities + row, count);
+  // conic = inverse(cov), so dL/dcov = -conic dL/dconic conic, with half the cross term on each side.
+  const F A = conics[0], B = conics[1], C = conics[2], zero = set1(0.0f);
+  const F ga = keep(seen, v_conics[0]), gb = keep(seen, set1(0.5f) * v_conics[1]), gc = keep(seen, v_conics[2]);
+  const F p = fma(A, ga, B * gb), q = fma(A, gb, B * gc), r = fma(B, ga, C * gb), s = fma(B, gb, C * gc);
+  Flat f;
+  f.xx = zero - fma(p, A, q * B);
+  f.xy = zero - fma(p, B, q * C);
+  f.yy = zero - fma(r, B, s * C);
+  f.opacity = keep(seen, v_opacities[0]);
+  if (!in.antialiased) return f;
+  const F ratio = o.det_raw / max(o.det, set1(1e-30f)), rho = sqrt(ratio), eps = set1(in.eps2d);
+  const M some = both(seen, lt(zero, rho));
+  const F k = keep(some, set1(0.5f) * f.opacity * g.opacity / select(some, rho * o.det, set1(1.0f)));
+  f.opacity = f.opacity * rho;
+  f.xx = fma(k, fnma(ratio, o.yy + eps, o.yy), f.xx);
+  f.xy = fma(k, o.xy * (ratio - set1(1.0f)), f.xy);
+  f.yy = fma(k, fnma(ratio, o.xx + eps, o.xx), f.yy);
+  return f;
+}
+
+struct Sums {
+  F mean[3], M[3][3], sigma[6], opacity;
+};
+
+// Adds one camera's geometry gradient to the sums.
+inline void geometry_backward(const raster::ProjectInputs& in, const raster::ProjectGradients& up, const raster::Camera& cam,
+                              const Gaussians& g, int64_t row, int count, M seen, Sums& sums) {
+  const Views o = look(in, cam, g);
+  const Flat f = flat_gradient(in, up, g, o, row, count, seen);
+  const F two = set1(2.0f);
+  sums.opacity = sums.opacity + f.opacity;
+  F VT[2][3], v_T[2][3], W[3][3];          // V T; dL/dT = 2 V T Sigma; dL/dSigma = T^T V T
+  for (int k = 0; k < 3; ++k) {
+    VT[0][k] = fma(f.xx, o.T[0][k], f.xy * o.T[1][k]);
+    VT[1][k] = fma(f.xy, o.T[0][k], f.yy * o.T[1][k]);
+  }
+  for (int r = 0; r < 2; ++r)
+    for (int k = 0; k < 3; ++k) v_T[r][k] = two * dot3(VT[r][0], VT[r][1], VT[r][2], g.sigma[0][k], g.sigma[1][k], g.sigma[2][k]);
+  for (int r = 0; r < 3; ++r)
+    for (int k = 0; k < 3; ++k) W[r][k] = fma(o.T[0][r], VT[0][k], o.T[1][r] * VT[1][k]);
+  if (in.covariances) {
+    const F upper[6] = {W[0][0], two * W[0][1], two * W[0][2], W[1][1], two * W[1][2], W[2][2]};
+    for (int k = 0; k < 6; ++k) sums.sigma[k] = sums.sigma[k] + keep(seen, upper[k]);
+  } else {
+    for (int r = 0; r < 3; ++r)
+      for (int k = 0; k < 3; ++k)
+        sums.M[r][k] = sums.M[r][k] + keep(seen, two * dot3(W[r][0], W[r][1], W[r][2], g.M[0][k], g.M[1][k], g.M[2][k]));
+  }
+  // T = J R: the four entries of J that are not zero.
+  F R[9];
+  for (int k = 0; k < 9; ++k) R[k] = set1(cam.rotation[k]);
+  const F j00 = dot3(v_T[0][0], v_T[0][1], v_T[0][2], R[0], R[1], R[2]);
+  const F j02 = dot3(v_T[0][0], v_T[0][1], v_T[0][2], R[6], R[7], R[8]);
+  const F j11 = dot3(v_T[1][0], v_T[1][1], v_T[1][2], R[3], R[4], R[5]);
+  const F j12 = dot3(v_T[1][0], v_T[1][1], v_T[1][2], R[6], R[7], R[8]);
+  Columns<2> v_means2d;
+  Columns<1> v_depths;
+  v_means2d.read(up.means2d + 2 * row, count);
+  v_depths.read(up.depths + row, count);
+  const F fx = set1(cam.fx), fy = set1(cam.fy), rz2 = o.rz * o.rz;
+  const F v_u = fx * (v_means2d[0] - keep(o.free_u, o.rz * j02)), v_v = fy * (v_means2d[1] - keep(o.free_v, o.rz * j12));
+  const F px = v_u * o.rz, py = v_v * o.rz;
+  const F along = fma(v_u, o.x, v_v * o.y) + fma(fx, fnma(o.u, j02, j00), fy * fnma(o.v, j12, j11));
+  const F pz = fnma(along, rz2, v_depths[0]);
+  for (int k = 0; k < 3; ++k) sums.mean[k] = sums.mean[k] + keep(seen, dot3(R[k], R[3 + k], R[6 + k], px, py, pz));
+}
+
+// Writes the gradients of SH coefficients and adds the colour's part to the centres' gradient.
+inline void colors_backward(const raster::ProjectInputs& in, const raster::ProjectGradients& up, const raster::Camera& cam,
+                            const Gaussians& g, int64_t i, int64_t row, uint32_t lanes, uint32_t& written, Sums& sums) {
+  alignas(64) F basis[kMaxBasis], weights[kMaxBasis];
+  F inverse_length;
+  const int n = basis_count(in.sh_degree);
+  const Direction d = directions(cam, g, inverse_length);
+  harmonics(in.sh_degree, d.x, d.y, d.z, basis);
+  for (int k = 0; k < n; ++k) weights[k] = set1(0.0f);
+  const float* values = reinterpret_cast<const float*>(basis);
+  float* weight = reinterpret_cast<float*>(weights);
+  for (; lanes; lanes &= lanes - 1) {
+    const int lane = __builtin_ctz(lanes);
+    const int64_t row_of = row + lane;
+    float rgb[3];
+    for (int c = 0; c < 3; ++c) rgb[c] = up.projected_colors[3 * row_of + c] > 0 ? up.colors[3 * row_of + c] : 0.0f;
+    const float* rest = in.shN + (i + lane) * in.shN_stride - 3;
+    float* v0 = up.v_sh0 + 3 * (i + lane);
+    float* v = up.v_shN + 3 * up.num_rest * (i + lane) - 3;
+    if (written >> lane & 1) {
+      for (int c = 0; c < 3; ++c) v0[c] += values[lane] * rgb[c];
       for (int k = 1; k < n; ++k)
-        for (int d = 0; d < 3; ++d) rgb[d] += basis[k] * rest[3 * k + d];
-      for (int d = 0; d < 3; ++d) color[d] = rgb[d] > 0 ? rgb[d] : rgb[d] <= 0 ? 0.0f : rgb[d];
+        for (int c = 0; c < 3; ++c) v[3 * k + c] += values[k * kLanes + lane] * rgb[c];
+    } else {
+      written |= 1u << lane;
+      for (int c = 0; c < 3; ++c) v0[c] = values[lane] * rgb[c];
+      for (int k = 1; k < n; ++k)
+        for (int c = 0; c < 3; ++c) v[3 * k + c] = values[k * kLanes + lane] * rgb[c];
+      for (int64_t k = n; k <= up.num_rest; ++k) v[3 * k] = v[3 * k + 1] = v[3 * k + 2] = 0;
     }
+    if (up.geometry)
+      for (int k = 1; k < n; ++k)
+        weight[k * kLanes + lane] = rest[3 * k] * rgb[0] + rest[3 * k + 1] * rgb[1] + rest[3 * k + 2] * rgb[2];
   }
-  return bad;
+  if (!up.geometry || n == 1) return;
+  const Direction v = harmonics_backward(in.sh_degree, d.x, d.y, d.z, weights);
+  const F along = dot3(v.x, v.y, v.z, d.x, d.y, d.z);
+  sums.mean[0] = fma(fnma(along, d.x, v.x), inverse_length, sums.mean[0]);
+  sums.mean[1] = fma(fnma(along, d.y, v.y), inverse_length, sums.mean[1]);
+  sums.mean[2] = fma(fnma(along, d.z, v.z), inverse_length, sums.mean[2]);
 }
 
-inline void covariance_gradient(const raster::ProjectInputs& in, const raster::ProjectGradients& g, const View& view,
-                                int64_t i, int64_t row, float V[3], float& v_opacity) {
-  // conic = inverse(cov), so dL/dcov = -conic dL/dconic conic, with the cross term counted once.
-  const float A = g.projected_conics[3 * row], B = g.projected_conics[3 * row + 1], C = g.projected_conics[3 * row + 2];
-  const float ga = g.conics[3 * row], gb = 0.5f * g.conics[3 * row + 1], gc = g.conics[3 * row + 2];
-  const float p = A * ga + B * gb, q = A * gb + B * gc, r = B * ga + C * gb, s = B * gb + C * gc;
-  V[0] = -(p * A + q * B);
-  V[1] = -(p * B + q * C);
-  V[2] = -(r * B + s * C);
-  const float upstream = g.opacities[row];
-  if (!in.antialiased) {
-    v_opacity = upstream;
-    return;
+// From dL/d(rotation times scales) to scales and raw quaternions.
+inline void shape_backward(const Gaussians& g, const Sums& sums, Columns<3>& v_scales, Columns<4>& v_quats) {
+  F V[3][3];
+  for (int k = 0; k < 3; ++k) {
+    v_scales.set(k, dot3(sums.M[0][k], sums.M[1][k], sums.M[2][k], g.R[0][k], g.R[1][k], g.R[2][k]));
+    for (int r = 0; r < 3; ++r) V[r][k] = sums.M[r][k] * g.scale[k];
   }
-  const float rho = compensation(view);
-  v_opacity = upstream * rho;
-  if (!(rho > 0)) return;
-  const float k = 0.5f * upstream * in.opacities[i] / (rho * view.det), ratio = view.det_raw / view.det;
-  V[0] += k * (view.yy - ratio * (view.yy + in.eps2d));
-  V[1] += k * view.xy * (ratio - 1.0f);
-  V[2] += k * (view.xx - ratio * (view.xx + in.eps2d));
+  const F w = g.quat[0], x = g.quat[1], y = g.quat[2], z = g.quat[3], two = set1(2.0f);
+  const F s01 = V[0][1] + V[1][0], s02 = V[0][2] + V[2][0], s12 = V[1][2] + V[2][1];
+  const F a01 = V[1][0] - V[0][1], a02 = V[0][2] - V[2][0], a12 = V[2][1] - V[1][2];
+  const F q[4] = {two * dot3(x, y, z, a12, a02, a01),
+                  two * (dot3(y, z, w, s01, s02, a12) - two * x * (V[1][1] + V[2][2])),
+                  two * (dot3(x, z, w, s01, s12, a02) - two * y * (V[0][0] + V[2][2])),
+                  two * (dot3(x, y, w, s02, s12, a01) - two * z * (V[0][0] + V[1][1]))};
+  const F radial = fma(q[0], w, dot3(q[1], q[2], q[3], x, y, z));
+  for (int k = 0; k < 4; ++k) v_quats.set(k, fnma(radial, g.quat[k], q[k]) * g.inverse_norm);
 }
 
-void project_backward(const raster::ProjectInputs& in, const raster::ProjectGradients& g, int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < end; ++i) {
-    const float* m = in.means + 3 * i;
-    float v_mean[3] = {0, 0, 0}, v_M[3][3] = {}, v_sigma[6] = {}, v_opacity = 0;
-    Shape shape;
-    bool shaped = false;
-    if (g.v_sh0) {
-      for (int d = 0; d < 3; ++d) g.v_sh0[3 * i + d] = 0;
-      for (int64_t k = 0; k < 3 * g.num_rest; ++k) g.v_shN[3 * g.num_rest * i + k] = 0;
-    }
+inline M seen_rows(const int32_t* radii, int count, uint32_t& lanes) {
+  alignas(64) float seen[kLanes];
+  lanes = 0;
+  for (int i = 0; i < kLanes; ++i) {
+    const bool is_seen = i < count && radii[i] > 0;
+    seen[i] = is_seen ? 1.0f : 0.0f;
+    lanes |= uint32_t(is_seen) << i;
+  }
+  return lt(set1(0.5f), load(seen));
+}
+
+void project_backward(const raster::ProjectInputs& in, const raster::ProjectGradients& up, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; i += kLanes) {
+    const int count = int(end - i < kLanes ? end - i : kLanes);
+    Gaussians g;
+    read_gaussians(in, i, count, true, g);
+    Sums sums;
+    const F zero = set1(0.0f);
+    sums.opacity = zero;
+    for (F& s : sums.mean) s = zero;
+    for (F& s : sums.sigma) s = zero;
+    for (auto& row : sums.M)
+      for (F& s : row) s = zero;
+    uint32_t written = 0;
     for (int64_t c = 0; c < in.num_cameras; ++c) {
       const int64_t row = c * in.num_gaussians + i;
-      if (g.radii[row] <= 0) continue;
-      const raster::Camera& cam = in.cameras[c];
-      if (g.v_sh0) {
-        float inverse_length, basis[16], weight[16], rgb[3];
-        const Vec3 dir = direction(cam, m, inverse_length);
-        const int n = harmonics(in.sh_degree, dir.x, dir.y, dir.z, basis);
-        for (int d = 0; d < 3; ++d) {
-          rgb[d] = g.projected_colors[3 * row + d] > 0 ? g.colors[3 * row + d] : 0.0f;
-          g.v_sh0[3 * i + d] += basis[0] * rgb[d];
-        }
-        const float* rest = in.shN + i * in.shN_stride - 3;
-        float* v_rest = g.v_shN + 3 * g.num_rest * i - 3;
-        for (int k = 1; k < n; ++k) {
-          weight[k] = rest[3 * k] * rgb[0] + rest[3 * k + 1] * rgb[1] + rest[3 * k + 2] * rgb[2];
-          for (int d = 0; d < 3; ++d) v_rest[3 * k + d] += basis[k] * rgb[d];
-        }
-        if (g.geometry && n > 1) {
-          const Vec3 v = harmonics_backward(in.sh_degree, dir.x, dir.y, dir.z, weight);
-          const float along = v.x * dir.x + v.y * dir.y + v.z * dir.z;
-          v_mean[0] += (v.x - along * dir.x) * inverse_length;
-          v_mean[1] += (v.y - along * dir.y) * inverse_length;
-          v_mean[2] += (v.z - along * dir.z) * inverse_length;
-        }
-      }
-      if (!g.geometry) continue;
-      View view;
-      look(cam, m, view);
-      if (in.covariances) {
-        flatten(in.covariances + 6 * i, in.eps2d, view);
-      } else {
-        if (!shaped) shape = shape_of(in, i), shaped = true;
-        flatten(shape, in.eps2d, view);
-      }
-      float V[3], v_o;
-      covariance_gradient(in, g, view, i, row, V, v_o);
-      v_opacity += v_o;
-      float full[3][3];                    // covariance in the world
-      if (in.covariances) {
-        const float* S = in.covariances + 6 * i;
-        const float S3[3][3] = {{S[0], S[1], S[2]}, {S[1], S[3], S[4]}, {S[2], S[4], S[5]}};
-        for (int r = 0; r < 3; ++r)
-          for (int k = 0; k < 3; ++k) full[r][k] = S3[r][k];
-      } else {
-        for (int r = 0; r < 3; ++r)
-          for (int k = 0; k < 3; ++k)
-            full[r][k] = shape.M[r][0] * shape.M[k][0] + shape.M[r][1] * shape.M[k][1] + shape.M[r][2] * shape.M[k][2];
-      }
-      float VT[2][3], v_T[2][3];           // V T; dL/dT = 2 V T Sigma
-      for (int k = 0; k < 3; ++k) {
-        VT[0][k] = V[0] * view.T[0][k] + V[1] * view.T[1][k];
-        VT[1][k] = V[1] * view.T[0][k] + V[2] * view.T[1][k];
-      }
-      for (int r = 0; r < 2; ++r)
-        for (int k = 0; k < 3; ++k)
-          v_T[r][k] = 2 * (VT[r][0] * full[0][k] + VT[r][1] * full[1][k] + VT[r][2] * full[2][k]);
-      float W[3][3];                       // dL/dSigma = T^T V T
-      for (int r = 0; r < 3; ++r)
-        for (int k = 0; k < 3; ++k) W[r][k] = view.T[0][r] * VT[0][k] + view.T[1][r] * VT[1][k];
-      if (in.covariances) {
-        v_sigma[0] += W[0][0], v_sigma[1] += 2 * W[0][1], v_sigma[2] += 2 * W[0][2];
-        v_sigma[3] += W[1][1], v_sigma[4] += 2 * W[1][2], v_sigma[5] += W[2][2];
-      } else {
-        for (int r = 0; r < 3; ++r)
-          for (int k = 0; k < 3; ++k)
-            v_M[r][k] += 2 * (W[r][0] * shape.M[0][k] + W[r][1] * shape.M[1][k] + W[r][2] * shape.M[2][k]);
-      }
-      // T = J R: the four entries of J that are not zero.
-      const float* R = cam.rotation;
-      const float j00 = v_T[0][0] * R[0] + v_T[0][1] * R[1] + v_T[0][2] * R[2];
-      const float j02 = v_T[0][0] * R[6] + v_T[0][1] * R[7] + v_T[0][2] * R[8];
-      const float j11 = v_T[1][0] * R[3] + v_T[1][1] * R[4] + v_T[1][2] * R[5];
-      const float j12 = v_T[1][0] * R[6] + v_T[1][1] * R[7] + v_T[1][2] * R[8];
-      const float rz = view.rz, fx = cam.fx, fy = cam.fy;
-      const float v_x2 = g.means2d[2 * row], v_y2 = g.means2d[2 * row + 1];
-      float v_u = fx * v_x2, v_v = fy * v_y2;  // of x/z and y/z
-      if (view.free_u) v_u -= fx * rz * j02;
-      if (view.free_v) v_v -= fy * rz * j12;
-      const float px = v_u * rz, py = v_v * rz;
-      const float pz = g.depths[row] - (v_u * view.p.x + v_v * view.p.y) * rz * rz -
-                       (fx * (j00 - view.u * j02) + fy * (j11 - view.v * j12)) * rz * rz;
-      for (int k = 0; k < 3; ++k) v_mean[k] += R[k] * px + R[3 + k] * py + R[6 + k] * pz;
+      uint32_t lanes;
+      const M seen = seen_rows(up.radii + row, count, lanes);
+      if (!lanes) continue;
+      if (up.geometry) geometry_backward(in, up, in.cameras[c], g, row, count, seen, sums);
+      if (up.v_sh0) colors_backward(in, up, in.cameras[c], g, i, row, lanes, written, sums);
     }
-    if (!g.geometry) continue;
-    for (int k = 0; k < 3; ++k) g.v_means[3 * i + k] = v_mean[k];
-    g.v_opacities[i] = v_opacity;
+    for (int lane = 0; lane < count && up.v_sh0; ++lane) {
+      if (written >> lane & 1) continue;
+      for (int k = 0; k < 3; ++k) up.v_sh0[3 * (i + lane) + k] = 0;
+      __builtin_memset(up.v_shN + 3 * up.num_rest * (i + lane), 0, sizeof(float) * 3 * up.num_rest);
+    }
+    if (!up.geometry) continue;
+    Columns<3> v_means, v_scales;
+    Columns<1> v_opacities;
+    for (int k = 0; k < 3; ++k) v_means.set(k, sums.mean[k]);
+    v_opacities.set(0, sums.opacity);
+    v_means.write(up.v_means + 3 * i, count);
+    v_opacities.write(up.v_opacities + i, count);
     if (in.covariances) {
-      for (int k = 0; k < 6; ++k) g.v_covariances[6 * i + k] = v_sigma[k];
+      Columns<6> v_covariances;
+      for (int k = 0; k < 6; ++k) v_covariances.set(k, sums.sigma[k]);
+      v_covariances.write(up.v_covariances + 6 * i, count);
       continue;
     }
-    float* v_scale = g.v_scales + 3 * i;
-    float* v_quat = g.v_quats + 4 * i;
-    if (!shaped) {
-      v_scale[0] = v_scale[1] = v_scale[2] = v_quat[0] = v_quat[1] = v_quat[2] = v_quat[3] = 0;
-      continue;
-    }
-    const float* scale = in.scales + 3 * i;
-    float V[3][3];
-    for (int k = 0; k < 3; ++k) {
-      v_scale[k] = v_M[0][k] * shape.R[0][k] + v_M[1][k] * shape.R[1][k] + v_M[2][k] * shape.R[2][k];
-      for (int r = 0; r < 3; ++r) V[r][k] = v_M[r][k] * scale[k];
-    }
-    const float w = shape.qw, x = shape.qx, y = shape.qy, z = shape.qz;
-    const float qw = 2 * (x * (V[2][1] - V[1][2]) + y * (V[0][2] - V[2][0]) + z * (V[1][0] - V[0][1]));
-    const float qx = 2 * (y * (V[0][1] + V[1][0]) + z * (V[0][2] + V[2][0]) + w * (V[2][1] - V[1][2])) - 4 * x * (V[1][1] + V[2][2]);
-    const float qy = 2 * (x * (V[0][1] + V[1][0]) + z * (V[1][2] + V[2][1]) + w * (V[0][2] - V[2][0])) - 4 * y * (V[0][0] + V[2][2]);
-    const float qz = 2 * (x * (V[0][2] + V[2][0]) + y * (V[1][2] + V[2][1]) + w * (V[1][0] - V[0][1])) - 4 * z * (V[0][0] + V[1][1]);
-    const float radial = qw * w + qx * x + qy * y + qz * z;
-    v_quat[0] = (qw - radial * w) * shape.inverse_norm;
-    v_quat[1] = (qx - radial * x) * shape.inverse_norm;
-    v_quat[2] = (qy - radial * y) * shape.inverse_norm;
-    v_quat[3] = (qz - radial * z) * shape.inverse_norm;
+    Columns<4> v_quats;
+    shape_backward(g, sums, v_scales, v_quats);
+    v_scales.write(up.v_scales + 3 * i, count);
+    v_quats.write(up.v_quats + 4 * i, count);
   }
 }
 

@@ -4,7 +4,6 @@
 // write, so that the result does not depend on the number of threads.
 #include <omp.h>
 
-#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -39,17 +38,15 @@ class Workspace {
   std::vector<T> memory_;
 };
 
-struct Key {
-  uint32_t depth;
-  int32_t row;
-};
-
 struct ThreadMemory {
   std::vector<int32_t> tiles;              // of the pairs, in order
   std::vector<int32_t> histogram;
   char* scratch = nullptr;
   int64_t scratch_bytes = 0;
   ~ThreadMemory() { std::free(scratch); }
+  void reserve_tiles(int64_t count) {
+    if (count > int64_t(tiles.size())) tiles.resize(count + count / 2);
+  }
   char* scratch_of(int64_t bytes) {
     if (bytes > scratch_bytes) {
       std::free(scratch);
@@ -66,6 +63,7 @@ struct Memory {
   Workspace<Key> keys, swap;
   Workspace<Splat> splats;
   Workspace<int64_t> counts;
+  Workspace<int32_t> lengths;
   Workspace<float> slots;
   std::vector<ThreadMemory> threads;
 };
@@ -103,49 +101,6 @@ Key* radix_sort(Key* keys, Key* swap, int64_t n) {
     swap = other;
   }
   return keys;
-}
-
-Splat pack(const BlendInputs& in, int64_t row, int32_t gaussian) {
-  constexpr float kLog2e = 1.44269504f;
-  const float* xy = in.means2d + 2 * row;
-  const float* conic = in.conics + 3 * row;
-  Splat s;
-  s.x = xy[0], s.y = xy[1];
-  s.a = 0.5f * kLog2e * conic[0], s.b = kLog2e * conic[1], s.c = 0.5f * kLog2e * conic[2];
-  s.log_opacity = std::log2(in.opacities[row]);
-  // A little more than the ellipse of alpha = 1/255: pixels decide by their alpha.
-  s.threshold = s.log_opacity + 7.9943534f + 1e-3f;
-  s.gaussian = gaussian;
-  return s;
-}
-
-// Calls visit(row of tiles, first tile, last tile) for the tiles whose pixel centres the ellipse may reach.
-template <typename Visit>
-void visit_tiles(const BlendInputs& in, const Splat& s, Visit&& visit) {
-  // a x^2 + b x y + c y^2 <= t; the determinant's own rounding is added to stay on the safe side.
-  const float t = s.threshold;
-  if (!(t > 0)) return;
-  const float ac = 4.0f * s.a * s.c;
-  const float det = ac - s.b * s.b - 4e-7f * ac;
-  const float hy = std::sqrt(4.0f * s.a * t / std::fmax(det, 1e-6f * ac));
-  const int tiles_x = in.tiles_x(), tiles_y = in.tiles_y();
-  int row0 = int(std::floor(std::fmax((s.y - hy - 0.5f) / kTile, 0.0f)));
-  int row1 = int(std::floor(std::fmin((s.y + hy - 0.5f) / kTile, float(tiles_y - 1))));
-  const float x_reach = std::sqrt(4.0f * s.c * t / std::fmax(det, 1e-6f * ac));
-  const float y_right = -0.5f * s.b / s.c * x_reach;  // where the ellipse reaches furthest right
-  const float half_over_a = 0.5f / s.a;
-  for (int row = row0; row <= row1; ++row) {
-    const float y0 = row * kTile + 0.5f - s.y, y1 = y0 + (kTile - 1);
-    const float yr = std::fmin(std::fmax(y_right, y0), y1), yl = std::fmin(std::fmax(-y_right, y0), y1);
-    const float dr = 4.0f * s.a * t - yr * yr * det, dl = 4.0f * s.a * t - yl * yl * det;
-    if (dr < 0 && dl < 0) continue;
-    const float right = s.x + (-s.b * yr + std::sqrt(std::fmax(dr, 0.0f))) * half_over_a;
-    const float left = s.x + (-s.b * yl - std::sqrt(std::fmax(dl, 0.0f))) * half_over_a;
-    const float slack = 1e-3f;
-    const int t0 = int(std::fmax(std::ceil((left - (kTile - 0.5f) - slack) / kTile), 0.0f));
-    const int t1 = int(std::fmin(std::floor((right - 0.5f + slack) / kTile), float(tiles_x - 1)));
-    if (t0 <= t1) visit(row, t0, t1);
-  }
 }
 
 struct Layout {
@@ -278,30 +233,23 @@ void blend(const BlendInputs& in, const int64_t* set_sizes, int64_t num_sets, in
   // 3. Splats, and the tiles of each; a thread's parts are contiguous in depth order.
   Splat* splats = m.splats.at_least(num_splats);
   std::vector<int64_t> pair_counts(num_sections * threads + 1);
-  std::vector<int32_t> lengths(num_splats);
+  int32_t* lengths = m.lengths.at_least(num_splats);
   parallel(threads, [&](int thread, int team) {
     ThreadMemory& mine = m.threads[thread];
-    mine.tiles.clear();
+    int64_t used = 0;
     mine.histogram.assign(num_sections * tiles, 0);
     for (int64_t s = 0; s < num_sections; ++s) {
       const Section& section = sections[s];
       const int64_t base = section.camera * in.num_gaussians + section.first_row;
       int32_t* histogram = mine.histogram.data() + s * tiles;
-      const size_t before = mine.tiles.size();
+      const int64_t before = used;
       const int64_t end = section.first_splat + part(section.num_splats, thread + 1, team);
-      for (int64_t i = section.first_splat + part(section.num_splats, thread, team); i < end; ++i) {
-        splats[i] = pack(in, base + keys[i].row, keys[i].row);
-        const size_t start = mine.tiles.size();
-        visit_tiles(in, splats[i], [&](int row, int t0, int t1) {
-          for (int t = t0; t <= t1; ++t) {
-            const int tile = row * in.tiles_x() + t;
-            mine.tiles.push_back(tile);
-            ++histogram[tile];
-          }
-        });
-        lengths[i] = int32_t(mine.tiles.size() - start);
+      int64_t i = section.first_splat + part(section.num_splats, thread, team);
+      while (i < end) {
+        mine.reserve_tiles(used + tiles + 4 * (end - i));
+        i = kernels().bin(in, base, keys, i, end, splats, lengths, histogram, mine.tiles.data(), mine.tiles.size(), &used);
       }
-      pair_counts[s * threads + thread] = int64_t(mine.tiles.size() - before);
+      pair_counts[s * threads + thread] = used - before;
     }
   });
   int64_t num_pairs = 0;
@@ -370,7 +318,7 @@ void blend(const BlendInputs& in, const int64_t* set_sizes, int64_t num_sets, in
   });
 
   // 5. Tiles.
-  const int64_t bytes = kernels().scratch_bytes(in, 0);
+  const int64_t bytes = kernels().scratch_bytes(in);
   for (int t = 0; t < threads; ++t) m.threads[t].scratch_of(bytes);
   over_tiles(in, threads, [&](int64_t section, int64_t tile, int thread) {
     kernels().blend_tile(in, state, out, section, tile, m.threads[thread].scratch);
@@ -388,7 +336,7 @@ void blend_backward(const BlendInputs& in, void* buffer, const BlendGradients& g
   BlendGradients g = gradients;
   g.slot_width = slot_width(in);
   g.slots = m.slots.at_least(num_pairs * g.slot_width);
-  const int64_t bytes = kernels().scratch_bytes(in, 0);
+  const int64_t bytes = kernels().scratch_bytes(in);
   for (int t = 0; t < threads; ++t) m.threads[t].scratch_of(bytes);
   over_tiles(in, threads, [&](int64_t section, int64_t tile, int thread) {
     kernels().blend_tile_backward(in, state, g, section, tile, m.threads[thread].scratch);

@@ -41,6 +41,17 @@ inline F reciprocal(F a) {
 inline F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline F scale2(F a, F n) { return _mm512_scalef_ps(a, n); }
 inline float sum(F a) { return _mm512_reduce_add_ps(a); }
+inline F sqrt(F a) { return _mm512_sqrt_ps(a); }
+inline F exponent(F a) { return _mm512_getexp_ps(a); }
+inline F mantissa(F a) { return _mm512_getmant_ps(a, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_zero); }
+inline void sums4(F a, F b, F c, F d, float* to) {
+  const F ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  const F cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  const F low = _mm512_shuffle_ps(ab, cd, 0x44), high = _mm512_shuffle_ps(ab, cd, 0xee);
+  const F s = _mm512_add_ps(low, high);    // four partial sums of a, b, c, d
+  const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(s), _mm512_extractf32x8_ps(s, 1));
+  _mm_store_ps(to, _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1)));
+}
 
 #elif defined(RASTER_LANES_8)
 
@@ -81,6 +92,19 @@ inline float sum(F a) {
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
+inline F sqrt(F a) { return _mm256_sqrt_ps(a); }
+inline F exponent(F a) {
+  const __m256i e = _mm256_srli_epi32(_mm256_castps_si256(a), 23);
+  return _mm256_cvtepi32_ps(_mm256_sub_epi32(e, _mm256_set1_epi32(127)));
+}
+inline F mantissa(F a) {
+  const __m256i m = _mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi32(0x7fffff));
+  return _mm256_castsi256_ps(_mm256_or_si256(m, _mm256_set1_epi32(0x3f800000)));
+}
+inline void sums4(F a, F b, F c, F d, float* to) {
+  const F s = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+  _mm_store_ps(to, _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1)));
+}
 
 #else  // four lanes by the compiler's vector types: SSE4.2, and any other machine
 
@@ -116,8 +140,16 @@ inline F round(F a) {
 }
 inline F scale2(F a, F n) { return (F)((I)a + (__builtin_convertvector(n, I) << 23)); }
 inline float sum(F a) { return (a[0] + a[2]) + (a[1] + a[3]); }
+inline F sqrt(F a) {
+  return F{__builtin_sqrtf(a[0]), __builtin_sqrtf(a[1]), __builtin_sqrtf(a[2]), __builtin_sqrtf(a[3])};
+}
+inline F exponent(F a) { return __builtin_convertvector(((I)a >> 23) - 127, F); }
+inline F mantissa(F a) { return (F)(((I)a & 0x7fffff) | 0x3f800000); }
+inline void sums4(F a, F b, F c, F d, float* to) { store(to, F{sum(a), sum(b), sum(c), sum(d)}); }
 
 #endif
+
+// Sums of four vectors go to four floats at an address of 16 bytes' alignment.
 
 // 2^a for a in [-120, 120]; relative error below 2e-7.
 inline F exp2(F a) {
@@ -129,6 +161,15 @@ inline F exp2(F a) {
   p = fma(p, f, set1(6.9314698e-1f));
   p = fma(p, f, set1(1.0f));
   return scale2(p, n);
+}
+
+// A little more than log2(a) for positive normal a: above it by about 3e-3.
+inline F log2_above(F a) {
+  const F m = sub(mantissa(a), set1(1.0f));
+  F p = fma(m, set1(-0.0847848f), set1(0.3256217f));
+  p = fma(p, m, set1(-0.6799561f));
+  p = fma(p, m, set1(1.4390161f));
+  return fma(p, m, add(exponent(a), set1(3e-3f)));
 }
 
 inline F clamp(F a, F low, F high) { return min(max(a, low), high); }
