@@ -95,4 +95,4 @@ def test_moments_that_decayed_to_nothing_move_nothing() -> None:
     param, tiny = torch.ones(100), torch.full((100,), 1e-40)
     adam_step_([param], [torch.zeros(100)], [tiny.clone()], [tiny.clone()], [0.1], 1000)
     assert torch.equal(param, torch.ones(100))
-    assert torch.equal(tiny * 2, torch.full((100,), 2e-40))  # the caller's arithmetic is untouched
+    assert (tiny * 2 > tiny).all()  # the caller's own arithmetic is not flushed
