@@ -32,7 +32,7 @@ from scene.undistort import Lens, remap, remap_nearest, sampling_grid
 from scene.user_masks import KEEP_FROM, UserMasks, load_mask
 
 MOST_THREADS = 4
-MOST_GRIDS = 4
+MOST_GRID_PIXELS = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,9 @@ class _Grids:
         """The grid of a lens, made when first asked for."""
         with self.lock:
             if id(lens) not in self.kept:
-                while len(self.kept) >= MOST_GRIDS:
-                    self.kept.popitem(last=False)
+                kept = sum(grid[0, ..., 0].numel() for grid in self.kept.values())
+                while self.kept and kept + lens.width * lens.height > MOST_GRID_PIXELS:
+                    kept -= self.kept.popitem(last=False)[1][0, ..., 0].numel()
                 self.kept[id(lens)] = sampling_grid(lens)
             return self.kept[id(lens)]
 

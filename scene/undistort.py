@@ -19,6 +19,7 @@ INVISIBLE_SHIFT = 0.01
 BORDER_SAMPLES = 128
 # A fisheye's full view would need an endless image plane; beyond this zoom its rim is cut.
 SMALLEST_ZOOM = 0.5
+STRIP_PIXELS = 200_000
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Lens:
         x = (np.arange(self.width) + 0.5 - self.K[0, 2]) / self.K[0, 0]
         y = (np.arange(self.height) + 0.5 - self.K[1, 2]) / self.K[1, 1]
         places = np.empty((self.height, self.width, 2), np.float32)
-        rows = max(1, 200_000 // self.width)
+        rows = max(1, STRIP_PIXELS // self.width)
         for start in range(0, self.height, rows):
             part = y[start : start + rows]
             rays = np.stack(np.meshgrid(x, part), axis=-1).reshape(-1, 2)
@@ -199,12 +200,22 @@ def sampling_grid(lens: Lens) -> Float32[torch.Tensor, "1 H W 2"]:
 def remap(
     image: UInt8[np.ndarray, "H W 3"], grid: Float32[torch.Tensor, "1 H W 2"]
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The photo through the sampling grid, bilinear."""
+    """The photo through the sampling grid, bilinear; strips of rows bound the memory."""
     planes = torch.from_numpy(image).permute(2, 0, 1)[None].float()
-    sampled = functional.grid_sample(
-        planes, grid, mode="bilinear", padding_mode="border", align_corners=False
-    )
-    return sampled[0].round_().clamp_(0, 255).byte().permute(1, 2, 0).contiguous().numpy()
+    height, width = grid.shape[1:3]
+    result = np.empty((height, width, 3), np.uint8)
+    rows = max(1, STRIP_PIXELS // width)
+    for start in range(0, height, rows):
+        sampled = functional.grid_sample(
+            planes,
+            grid[:, start : start + rows],
+            mode="bilinear",
+            padding_mode="border",
+            align_corners=False,
+        )
+        levels = sampled[0].round_().clamp_(0, 255).byte()
+        result[start : start + rows] = levels.permute(1, 2, 0).numpy()
+    return result
 
 
 def remap_nearest(
