@@ -37,7 +37,7 @@ class FeatureSettings:
     frequencies: int = 4
     """Lowest cosine frequencies kept along each side of a patch."""
 
-    contrast_floor: float = 0.1
+    contrast_floor: float = 0.5
     """Share of a patch of full contrast below which two flat grey patches count as alike."""
 
     def __post_init__(self) -> None:

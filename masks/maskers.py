@@ -5,11 +5,12 @@ A masker gets colours and images; it renders nothing and does not know how its w
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from masks.candidates import Candidates, Segments
@@ -32,6 +33,14 @@ class MaskerSettings:
     dilation: int = 0
     """Pixels by which the distractors of the hard mask grow."""
 
+    min_feature_residual: float = 0.15
+    """Mean feature residual that a segment must reach to be a distractor, so that photos without
+    any keep their candidates; 0 is the paper's rule."""
+
+    soft_target: Literal["excess", "minmax"] = "excess"
+    """What the soft mask learns: excess distrusts what differs clearly more than the photo's
+    usual; minmax, the paper's, stretches every photo from full distrust to full trust."""
+
     learning_rate: float = 0.1
     """Step size of the soft mask's logits."""
 
@@ -46,6 +55,10 @@ class MaskerSettings:
         ):
             if not 0.0 < share < 1.0:
                 raise ValueError(f"{name} must lie between 0 and 1, got {share}")
+        if not 0.0 <= self.min_feature_residual < 2.0:
+            raise ValueError(
+                f"min_feature_residual must lie in [0, 2), got {self.min_feature_residual}"
+            )
         if self.dilation < 0:
             raise ValueError(f"dilation must be 0 or more pixels, got {self.dilation}")
 
@@ -126,25 +139,12 @@ def color_residual(
     return (color - image).abs().mean(dim=-1)
 
 
-def high_residuals(
-    color: Float[Tensor, "C H W 3"],
-    image: Float[Tensor, "C H W 3"],
-    features: FeatureExtractor,
-    settings: MaskerSettings,
-) -> Bool[Tensor, "C H W"]:
-    """Pixels that stand out of their photo in colour and in features."""
-    by_color = color_residual(color, image)
-    by_feature = feature_residual(color, image, features)
-    return (by_color > quantile(by_color, settings.quantile)) & (
-        by_feature > quantile(by_feature, settings.feature_quantile)
-    )
-
-
 class CandidateMasker(TrustAll):
     """Takes out the candidate segments in which high residuals are denser than in the photo.
 
     The hard mask of AsymGS (arXiv 2506.03538): decided anew at every call, nothing is learned. A
-    photo without candidates, or without a segment above the mean density, is trusted as a whole.
+    photo without candidates, or without a segment above the mean density, is trusted as a whole. A
+    segment must also differ in absolute terms, since some segment is always above the mean.
     """
 
     def __init__(
@@ -163,18 +163,30 @@ class CandidateMasker(TrustAll):
         view_ids: Sequence[int],
     ) -> MaskResult:
         """0 inside distractor segments, 1 elsewhere."""
-        high = high_residuals(color, image, self._features, self._settings).float()
-        distractors = torch.stack(
-            [self._distractors(pixels, view) for pixels, view in zip(high, view_ids, strict=True)]
+        settings = self._settings
+        by_color = color_residual(color, image)
+        by_feature = feature_residual(color, image, self._features)
+        is_high = (by_color > quantile(by_color, settings.quantile)) & (
+            by_feature > quantile(by_feature, settings.feature_quantile)
         )
-        if self._settings.dilation:
-            reach = self._settings.dilation
+        distractors = torch.stack(
+            [
+                self._distractors(high.float(), residual, view)
+                for high, residual, view in zip(is_high, by_feature, view_ids, strict=True)
+            ]
+        )
+        if settings.dilation:
+            reach = settings.dilation
             distractors = F.max_pool2d(distractors, 2 * reach + 1, stride=1, padding=reach)
         return MaskResult(1.0 - distractors)
 
-    def _distractors(self, high: Float[Tensor, "H W"], view_id: int) -> Float[Tensor, "H W"]:
+    def _distractors(
+        self, high: Float[Tensor, "H W"], residual: Float[Tensor, "H W"], view_id: int
+    ) -> Float[Tensor, "H W"]:
         segments = self._segments_of(view_id, high)
-        return segments.union(segments.density(high) > high.mean())
+        stands_out = segments.density(high) > high.mean()
+        differs = segments.density(residual) > self._settings.min_feature_residual
+        return segments.union(stands_out & differs)
 
     def _segments_of(self, view_id: int, like: Float[Tensor, "H W"]) -> Segments:
         if view_id not in self._segments:
@@ -186,6 +198,27 @@ class CandidateMasker(TrustAll):
                 )
             self._segments[view_id] = Segments.of(Candidates(labels))
         return self._segments[view_id]
+
+
+USUAL_RESIDUAL = 0.1  # blur and noise of a good rendering reach this in most photos
+CLEAR_EXCESS = 0.3  # beyond the usual: another object stands there
+
+
+def trust_by_excess(residual: Float[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
+    """Full trust up to the photo's usual residual, none where it is clearly exceeded.
+
+    A photo in another light differs as a whole; its median is then what is usual, so that half of
+    it stays trusted.
+    """
+    usual = quantile(residual, 0.5).clamp_min(USUAL_RESIDUAL)
+    return 1.0 - ((residual - usual) / CLEAR_EXCESS).clamp(0.0, 1.0)
+
+
+def trust_by_span(residual: Float[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
+    """From 0 at the largest residual of each photo to 1 at its smallest, as in AsymGS."""
+    low = residual.amin(dim=(1, 2), keepdim=True)
+    span = residual.amax(dim=(1, 2), keepdim=True) - low
+    return 1.0 - (residual - low) / span.clamp_min(1e-12)
 
 
 @dataclass
@@ -210,6 +243,7 @@ class PixelwiseMasker:
     LARGEST_LOGIT = 1.5  # beyond it a float32 sigmoid is flat and a pixel could never come back
     BETAS = (0.9, 0.999)
     EPSILON = 1e-15
+    TARGETS = MappingProxyType({"excess": trust_by_excess, "minmax": trust_by_span})
 
     def __init__(self, settings: MaskerSettings, features: FeatureExtractor) -> None:
         self._settings = settings
@@ -225,9 +259,7 @@ class PixelwiseMasker:
     ) -> MaskResult:
         """The learned trust, and its distance from what the feature residual says now."""
         residual = feature_residual(color.detach(), image, self._features)
-        low = residual.amin(dim=(1, 2), keepdim=True)
-        span = residual.amax(dim=(1, 2), keepdim=True) - low
-        target = 1.0 - (residual - low) / span.clamp_min(1e-12)
+        target = self.TARGETS[self._settings.soft_target](residual)
         photos = [self._photo(view_id, image) for view_id in view_ids]
         self._drawn.update(view_ids)
         weight = torch.sigmoid(self.SHARPNESS * torch.stack([p.logits for p in photos]))

@@ -6,7 +6,15 @@ import torch
 
 from masks.candidates import Candidates
 from masks.files import combine
-from masks.maskers import Masker, MaskerKind, MaskerSettings, build_masker, quantile
+from masks.maskers import (
+    Masker,
+    MaskerKind,
+    MaskerSettings,
+    build_masker,
+    quantile,
+    trust_by_excess,
+    trust_by_span,
+)
 from masks.quality import mask_quality, proposal_quality
 
 HEIGHT, WIDTH = 70, 84  # whole patches
@@ -93,6 +101,16 @@ def test_a_perfect_render_is_trusted_as_a_whole(
     assert (hard(candidates)(photo, photo, [0]).weight == 1).all()
 
 
+def test_a_photo_without_distractors_keeps_its_candidates(
+    scene: torch.Tensor, candidates: Candidates
+) -> None:
+    noise = torch.randn(scene.shape, generator=torch.Generator().manual_seed(2))
+    render = scene + 0.01 * noise
+    assert (hard(candidates)(render, scene, [0]).weight == 1).all()
+    paper = MaskerSettings(min_feature_residual=0.0)
+    assert (hard(candidates, paper)(render, scene, [0]).weight == 0).any()
+
+
 def test_dilation_grows_the_distractor_by_that_many_pixels(
     scene: torch.Tensor, photo: torch.Tensor, candidates: Candidates
 ) -> None:
@@ -130,6 +148,18 @@ def test_soft_masker_starts_trusting_and_learns_to_distrust_the_distractor(
     weight = masker(scene, photo, [3]).weight[0]
     assert weight[BALL].mean() < 0.5
     assert weight[50:].mean() > 0.9
+
+
+def test_a_photo_in_another_light_is_not_distrusted_as_a_whole(scene: torch.Tensor) -> None:
+    residual = torch.linspace(0.5, 0.7, 100).reshape(1, 10, 10)
+    assert (trust_by_excess(residual) == 1).float().mean() >= 0.5
+    assert trust_by_excess(residual + 0.1).allclose(trust_by_excess(residual))
+
+
+def test_a_clean_photo_stays_trusted_unless_it_is_stretched(scene: torch.Tensor) -> None:
+    residual = torch.linspace(0.0, 0.1, 100).reshape(1, 10, 10)
+    assert (trust_by_excess(residual) == 1).all()
+    assert trust_by_span(residual).min() == 0
 
 
 def test_soft_masker_learns_nothing_about_a_photo_that_was_not_drawn(
@@ -198,7 +228,10 @@ def test_the_hard_masker_is_refused_without_candidates() -> None:
         build_masker("hard", MaskerSettings())
 
 
-@pytest.mark.parametrize("bad", [{"quantile": 1.0}, {"feature_quantile": 0.0}, {"dilation": -1}])
+@pytest.mark.parametrize(
+    "bad",
+    [{"quantile": 1.0}, {"feature_quantile": 0.0}, {"dilation": -1}, {"min_feature_residual": 2.5}],
+)
 def test_impossible_settings_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         MaskerSettings(**bad)  # type: ignore[arg-type]
