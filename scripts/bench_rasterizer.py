@@ -2,8 +2,10 @@
 
     python scripts/bench_rasterizer.py --isas avx512 avx2 --csv
 
-Every instruction set runs in a process of its own. Times are medians over the repeats, in
-milliseconds of wall time; `best` is the fastest repeat, which a busy machine disturbs less.
+Every instruction set runs in a process of its own. Times are medians in milliseconds of wall time
+over the quiet calls: those during which other processes used less than 0.15 of a core, or all
+calls where none was quiet. `cpu` is the processor time of all threads, which a busy machine
+disturbs less: divided by the threads it is what the wall time could be on an idle one.
 """
 
 import csv
@@ -39,7 +41,8 @@ from gaussian_renderer import reference  # noqa: E402
 from scripts import torch_tiles, workload  # noqa: E402
 
 RESULTS = ROOT / "docs" / "results" / "bench_rasterizer.csv"
-GIVE_UP_AFTER = 20.0  # seconds that one number may take before the repeats are cut short
+GIVE_UP_AFTER = 20.0  # seconds that one number may take
+MAX_FOREIGN = 0.15  # cores that others may use during a quiet call
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Options:
     torch_threads: int = 1
     """Threads of the PyTorch baselines: on small tiles a second one costs more than it gives."""
     repeats: int = 9
-    """Timed calls, after one that is not."""
+    """Quiet calls to wait for, after one untimed call; at most three times as many are made."""
     baselines: bool = True
     """Time the PyTorch tile renderer, loss and optimizers too (slow)."""
     generator: Path | None = None
@@ -74,7 +77,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; times in milliseconds, 0 where nothing was timed."""
+    """One line of the table; times in milliseconds, 0 where nothing was timed.
+
+    Attributes:
+        cpu: processor time of forward and backward, all threads.
+        quiet: how many calls of forward and backward were quiet.
+    """
 
     op: str
     count: int
@@ -84,7 +92,8 @@ class Row:
     threads: int
     forward: float
     both: float
-    best: float
+    cpu: float
+    quiet: int
     torch_forward: float = 0.0
     torch_both: float = 0.0
 
@@ -96,22 +105,51 @@ class Row:
 
 @dataclass(frozen=True)
 class Timing:
-    """Median and fastest call in milliseconds."""
+    """Medians in milliseconds, and how many of the calls were quiet."""
 
-    median: float
-    best: float
+    wall: float = 0.0
+    cpu: float = 0.0
+    quiet: int = 0
+
+
+def _busy_seconds() -> float:
+    """Processor time of the whole machine since it started; 0 where it cannot be read."""
+    stat = Path("/proc/stat")
+    if not stat.is_file():
+        return 0.0
+    user, nice, system, _, _, *others = stat.read_text().split("\n", 1)[0].split()[1:9]
+    ticks = sum(int(part) for part in (user, nice, system, *others))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class _Call:
+    wall: float
+    cpu: float
+    foreign: float
+
+
+def _timed(call: Callable[[], object]) -> _Call:
+    busy, cpu, wall = _busy_seconds(), time.process_time(), time.perf_counter()
+    call()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return _Call(1e3 * wall, 1e3 * cpu, (_busy_seconds() - busy - cpu) / wall)
 
 
 def clock(call: Callable[[], object], repeats: int) -> Timing:
-    """Times `call` after one untimed call; at least two and at most `repeats` times."""
+    """Times `call` after one untimed call, until `repeats` of them were quiet or time is up."""
     call()
-    times: list[float] = []
+    calls: list[_Call] = []
     start = time.perf_counter()
-    while len(times) < repeats and (time.perf_counter() - start < GIVE_UP_AFTER or len(times) < 2):
-        before = time.perf_counter()
-        call()
-        times.append(1e3 * (time.perf_counter() - before))
-    return Timing(median(times), min(times))
+    while len(calls) < 2 or (
+        sum(c.foreign < MAX_FOREIGN for c in calls) < repeats
+        and len(calls) < 3 * repeats
+        and time.perf_counter() - start < GIVE_UP_AFTER
+    ):
+        calls.append(_timed(call))
+    quiet = [c for c in calls if c.foreign < MAX_FOREIGN]
+    used = quiet or calls
+    return Timing(median(c.wall for c in used), median(c.cpu for c in calls), len(quiet))
 
 
 def workloads(options: Options) -> list[workload.Workload]:
@@ -166,7 +204,7 @@ def raster_row(work: workload.Workload, sh_degree: int, isa: str, options: Optio
 
     torch.set_num_threads(options.threads)
     forward, both = _clock_both(ours, leaves, work.grad, options.repeats)
-    slow_forward = slow_both = Timing(0.0, 0.0)
+    slow_forward = slow_both = Timing()
     if options.baselines:
         torch.set_num_threads(options.torch_threads)
         slow_forward, slow_both = _clock_both(tiles, leaves, work.grad, 3)
@@ -177,11 +215,12 @@ def raster_row(work: workload.Workload, sh_degree: int, isa: str, options: Optio
         sh_degree,
         isa,
         options.threads,
-        forward.median,
-        both.median,
-        both.best,
-        slow_forward.median,
-        slow_both.median,
+        forward.wall,
+        both.wall,
+        both.cpu,
+        both.quiet,
+        slow_forward.wall,
+        slow_both.wall,
     )
 
 
@@ -196,14 +235,14 @@ def loss_row(work: workload.Workload, isa: str, options: Options) -> Row:
     forward, both = _clock_both(
         lambda: photometric_loss(color, target), [color], one, options.repeats
     )
-    slow_forward = slow_both = Timing(0.0, 0.0)
+    slow_forward = slow_both = Timing()
     if options.baselines:
         torch.set_num_threads(options.torch_threads)
         slow_forward, slow_both = _clock_both(
             lambda: reference.photometric_loss(color, target), [color], one, options.repeats
         )
     size = f"{work.width}x{work.height}"
-    times = (forward.median, both.median, both.best, slow_forward.median, slow_both.median)
+    times = (forward.wall, both.wall, both.cpu, both.quiet, slow_forward.wall, slow_both.wall)
     return Row("photometric_loss", 0, size, 0, isa, options.threads, *times)
 
 
@@ -225,13 +264,13 @@ def activate_row(count: int, isa: str, options: Options) -> Row:
     ones = torch.ones(count, 4)
     torch.set_num_threads(options.threads)
     forward, both = _clock_both(packed(activate), leaves, ones, options.repeats)
-    slow_forward = slow_both = Timing(0.0, 0.0)
+    slow_forward = slow_both = Timing()
     if options.baselines:
         torch.set_num_threads(options.torch_threads)
         slow_forward, slow_both = _clock_both(
             packed(reference.activate), leaves, ones, options.repeats
         )
-    times = (forward.median, both.median, both.best, slow_forward.median, slow_both.median)
+    times = (forward.wall, both.wall, both.cpu, both.quiet, slow_forward.wall, slow_both.wall)
     return Row("activate", count, "", 0, isa, options.threads, *times)
 
 
@@ -261,13 +300,16 @@ def adam_rows(count: int, isa: str, options: Options) -> list[Row]:
                 isa,
                 options.threads,
                 0.0,
-                ours.median,
-                ours.best,
+                ours.wall,
+                ours.cpu,
+                ours.quiet,
                 0.0,
-                theirs.median,
+                theirs.wall,
             )
         )
-    return rows or [Row("adam", count, "", 3, isa, options.threads, 0.0, ours.median, ours.best)]
+    return rows or [
+        Row("adam", count, "", 3, isa, options.threads, 0.0, ours.wall, ours.cpu, ours.quiet)
+    ]
 
 
 def work_through(options: Options) -> list[Row]:
@@ -309,18 +351,17 @@ def _commit() -> str:
 
 def print_table(rows: list[Row]) -> None:
     """The table, in milliseconds."""
-    header = ("op", "Gaussians", "size", "SH", "ISA", "fwd", "fwd+bwd", "best", "torch fwd")
     print(
-        f"{header[0]:<17}{header[1]:>10}{header[2]:>9}{header[3]:>4}{header[4]:>9}{header[5]:>9}"
-        f"{header[6]:>9}{header[7]:>9}{header[8]:>11}{'torch f+b':>11}{'ratio':>7}"
+        f"{'op':<17}{'Gaussians':>10}{'size':>9}{'SH':>4}{'ISA':>9}{'fwd':>9}{'fwd+bwd':>9}"
+        f"{'cpu':>9}{'quiet':>7}{'torch fwd':>11}{'torch f+b':>11}{'ratio':>7}"
     )
     for row in rows:
         count = f"{row.count:,}" if row.count else ""
         ratio = f"{row.ratio:.0f}x" if row.ratio else ""
         print(
             f"{row.op:<17}{count:>10}{row.size:>9}{row.sh:>4}{row.isa:>9}"
-            f"{row.forward:>9.2f}{row.both:>9.2f}{row.best:>9.2f}{row.torch_forward:>11.1f}"
-            f"{row.torch_both:>11.1f}{ratio:>7}"
+            f"{row.forward:>9.2f}{row.both:>9.2f}{row.cpu:>9.2f}{row.quiet:>7}"
+            f"{row.torch_forward:>11.1f}{row.torch_both:>11.1f}{ratio:>7}"
         )
 
 
