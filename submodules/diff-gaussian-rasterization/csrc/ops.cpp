@@ -3,7 +3,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/sum.h>
-#include <ATen/ops/zeros.h>
+#include <ATen/ops/zero.h>
 #include <torch/library.h>
 
 #include <cmath>
@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "reuse.h"
 
 namespace {
 
@@ -35,6 +36,8 @@ void check(const char* op, const char* name, const Tensor& t, std::initializer_l
 }
 
 const float* data(const OptionalTensor& t) { return t ? t->const_data_ptr<float>() : nullptr; }
+
+Tensor zeros(at::IntArrayRef shape, at::TensorOptions options) { return raster::reused_empty(shape, options).zero_(); }
 
 OptionalTensor contiguous(const OptionalTensor& t) { return t ? OptionalTensor(t->contiguous()) : t; }
 
@@ -153,9 +156,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> project(
                                                height, sh_degree, near_plane, far_plane, eps2d, antialiased);
   const int64_t C = a.in.num_cameras, M = a.in.num_gaussians;
   const auto options = means.options();
-  Tensor means2d = at::empty({C, M, 2}, options), conics = at::empty({C, M, 3}, options), depths = at::empty({C, M}, options);
-  Tensor seen = at::empty({C, M}, options), radii = at::empty({C, M}, options.dtype(at::kInt));
-  Tensor colors = at::empty({C, sh0 ? M : 0, 3}, options);
+  Tensor means2d = raster::reused_empty({C, M, 2}, options), conics = raster::reused_empty({C, M, 3}, options), depths = raster::reused_empty({C, M}, options);
+  Tensor seen = raster::reused_empty({C, M}, options), radii = raster::reused_empty({C, M}, options.dtype(at::kInt));
+  Tensor colors = raster::reused_empty({C, sh0 ? M : 0, 3}, options);
   const raster::Projected out{means2d.data_ptr<float>(), conics.data_ptr<float>(), depths.data_ptr<float>(), seen.data_ptr<float>(),
                               sh0 ? colors.data_ptr<float>() : nullptr, radii.data_ptr<int32_t>()};
   const int64_t bad = raster::project(a.in, out, at::get_num_threads());
@@ -186,7 +189,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> project_backw
     check(op, "colors", colors, {C, M, 3});
   }
   const auto options = means.options();
-  const auto make = [&](bool wanted, at::IntArrayRef shape) { return wanted ? at::empty(shape, options) : at::empty({0}, options); };
+  const auto make = [&](bool wanted, at::IntArrayRef shape) { return wanted ? raster::reused_empty(shape, options) : raster::reused_empty({0}, options); };
   const bool g = geometry_grad;
   Tensor v_means = make(g, {M, 3}), v_quats = make(g && quats, {M, 4}), v_scales = make(g && quats, {M, 3});
   Tensor v_covariances = make(g && covariances, {M, 6}), v_opacities = make(g, {M});
@@ -271,14 +274,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> blend(
   (void)geometry_grad;                     // only the backward asks
   const int64_t S = int64_t(set_sizes.size()), C = means2d.size(0);
   const auto options = means2d.options();
-  Tensor color = at::empty({S, C, height, width, a.in.channels}, options), alpha = at::empty({S, C, height, width}, options);
-  Tensor depth = depth_mode ? at::empty({S, C, height, width}, options) : at::empty({0}, options);
+  Tensor color = raster::reused_empty({S, C, height, width, a.in.channels}, options), alpha = raster::reused_empty({S, C, height, width}, options);
+  Tensor depth = depth_mode ? raster::reused_empty({S, C, height, width}, options) : raster::reused_empty({0}, options);
   Tensor state;
   const raster::BlendOutputs out{color.data_ptr<float>(), alpha.data_ptr<float>(), depth_mode ? depth.data_ptr<float>() : nullptr};
   raster::blend(a.in, set_sizes.data(), S, C, out,
                 [](void* context, int64_t bytes) -> void* {
                   Tensor& t = *static_cast<Tensor*>(context);
-                  t = at::empty({bytes}, at::TensorOptions().dtype(at::kByte));
+                  t = raster::reused_empty({bytes}, at::TensorOptions().dtype(at::kByte));
                   return t.data_ptr();
                 },
                 &state, at::get_num_threads());
@@ -300,7 +303,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> blend_backward(
   check(op, "state", state, {kAny}, at::kByte);
   const auto options = means2d.options();
   const bool g = geometry_grad;
-  const auto make = [&](bool wanted, at::IntArrayRef shape) { return wanted ? at::zeros(shape, options) : at::empty({0}, options); };
+  const auto make = [&](bool wanted, at::IntArrayRef shape) { return wanted ? zeros(shape, options) : at::empty({0}, options); };
   Tensor v_means2d = make(g, {C, M, 2}), v_conics = make(g, {C, M, 3}), v_opacities = make(g, {C, M}), v_depths = make(g, {C, M});
   Tensor v_absolute = make(g && absolute, {C, M, 2}), v_colors = make(true, {C, M, D});
   const Tensor color = v_color.contiguous();

@@ -73,6 +73,8 @@ Memory& memory() {
   return *m;
 }
 
+typedef float Float4 __attribute__((vector_size(16), may_alias));
+
 uint32_t sortable(float depth) {
   uint32_t u;
   std::memcpy(&u, &depth, 4);
@@ -343,15 +345,31 @@ void blend_backward(const BlendInputs& in, void* buffer, const BlendGradients& g
   });
 
   parallel(threads, [&](int thread, int team) {
-    std::vector<float> total(g.slot_width);
+    std::vector<float> totals(g.slot_width);
+    const float* const total = totals.data();
+    const Float4* const slots = reinterpret_cast<const Float4*>(g.slots);
+    const int quads = g.slot_width / 4;
     for (int64_t s = 0; s < in.num_sections; ++s) {
       const Section& section = state.sections[s];
       const int64_t base = section.camera * in.num_gaussians + section.first_row;
       const int64_t end = section.first_splat + part(section.num_splats, thread + 1, team);
       for (int64_t i = section.first_splat + part(section.num_splats, thread, team); i < end; ++i) {
-        for (float& x : total) x = 0;
-        for (int64_t k = state.slot_offsets[i]; k < state.slot_offsets[i + 1]; ++k)
-          for (int f = 0; f < g.slot_width; ++f) total[f] += g.slots[k * g.slot_width + f];
+        if (i + 8 < end) {
+          const int64_t soon = base + state.splats[i + 8].gaussian;
+          __builtin_prefetch(in.conics + 3 * soon);
+          __builtin_prefetch(in.opacities + soon);
+          __builtin_prefetch(g.v_colors + soon * in.channels, 1);
+          if (g.geometry) {
+            __builtin_prefetch(g.v_means2d + 2 * soon, 1);
+            __builtin_prefetch(g.v_conics + 3 * soon, 1);
+            __builtin_prefetch(g.v_opacities + soon, 1);
+          }
+        }
+        for (int f = 0; f < quads; ++f) {
+          Float4 sum = {0, 0, 0, 0};
+          for (int64_t k = state.slot_offsets[i]; k < state.slot_offsets[i + 1]; ++k) sum += slots[k * quads + f];
+          __builtin_memcpy(totals.data() + 4 * f, &sum, sizeof sum);
+        }
         const int64_t row = base + state.splats[i].gaussian;
         for (int d = 0; d < in.channels; ++d) g.v_colors[row * in.channels + d] = total[kValues + d];
         if (!g.geometry) continue;
