@@ -106,7 +106,8 @@ class RunConfig:
     """All randomness follows from this number and the step."""
 
     max_gaussians: int | None = None
-    """No branch ever has more Gaussians than this; None plans it from the free memory."""
+    """No branch ever has more Gaussians than this; None is one for every 64 pixels of the training
+    photos, or as many as fit in the free memory."""
 
     checkpoint_every: int | None = None
     """Steps between checkpoints; None saves at the end only."""

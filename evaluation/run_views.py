@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from arguments.messages import ExitCode, Messages, UserError
+from arguments.messages import Messages, UserError
 from evaluation.metrics import quantise
 from gaussian_renderer import render_image
+from gaussian_renderer.device import choose_device
 from masks.maskers import Masker
 from scene.capture import Capture, load_capture
 from scene.gaussians import Gaussians
@@ -92,7 +93,7 @@ def open_views(request: RunRequest, messages: Messages) -> RunViews:
         )
     model = replace(run.config.model, model_path=request.model_path, source_path=source_path)
     run = replace(run, config=replace(run.config, model=model))
-    device = _device(request)
+    device = choose_device(request.device, messages)
     capture = load_capture(capture_settings(run.config), messages)
     return RunViews(run, capture, run.gaussians.map(lambda tensor: tensor.to(device)))
 
@@ -118,13 +119,3 @@ def open_masker(views: RunViews, messages: Messages) -> Masker | None:
     learnt = {k.removeprefix(head): t for k, t in saved.items() if k.startswith(head)}
     masker.load_state(learnt)
     return masker
-
-
-def _device(request: RunRequest) -> torch.device:
-    there = torch.cuda.is_available()
-    if request.device == "cuda" and not there:
-        raise UserError(
-            "--device cuda, but torch sees no GPU; use --device cpu or install torch with CUDA",
-            ExitCode.ENVIRONMENT,
-        )
-    return torch.device("cuda" if there and request.device != "cpu" else "cpu")

@@ -6,7 +6,8 @@ import torch
 from simple_knn import mean_squared_distance
 
 from arguments.config import MaskKind, TrainConfig
-from arguments.messages import ExitCode, Messages, UserError
+from arguments.messages import Messages
+from gaussian_renderer.device import choose_device
 from masks.candidates import Candidates
 from masks.maskers import CandidateSource, Masker, MaskerSettings, build_masker
 from scene.cameras import Cameras
@@ -25,25 +26,7 @@ BRANCH_NAMES = ("a", "b")
 DUAL_AGREEMENT, EMA_AGREEMENT = 1.0, 0.1
 DUAL_QUANTILE, EMA_QUANTILE = 0.90, 0.95
 SMALLEST_CAP = 1000
-
-
-def choose_device(config: TrainConfig, messages: Messages) -> torch.device:
-    """The device that the run asks for.
-
-    Raises:
-        UserError: a GPU is asked for and there is none.
-    """
-    wanted, there = config.run.device, torch.cuda.is_available()
-    if wanted == "cuda" and not there:
-        raise UserError(
-            "--device cuda, but torch sees no GPU; use --device cpu or install torch with CUDA",
-            ExitCode.ENVIRONMENT,
-        )
-    if wanted == "cpu" or not there:
-        messages.note(f"device: CPU, {torch.get_num_threads()} threads")
-        return torch.device("cpu")
-    messages.note(f"device: {torch.cuda.get_device_name()}")
-    return torch.device("cuda")
+PIXELS_PER_GAUSSIAN = 64  # of all training photos; with fewer a Gaussian is not determined
 
 
 def masks_of(config: TrainConfig) -> list[tuple[MaskKind, ...]]:
@@ -59,11 +42,14 @@ def num_branches(config: TrainConfig) -> tuple[int, int]:
     return len(masks_of(config)), int(config.run.method == "ema")
 
 
-def gaussian_cap(config: TrainConfig, device: torch.device) -> int:
-    """How many Gaussians a branch may have: as told, else as the memory allows."""
+def gaussian_cap(config: TrainConfig, capture: Capture, device: torch.device) -> int:
+    """How many Gaussians a branch may have: as told, else as photos and memory allow."""
     if config.run.max_gaussians is not None:
         return config.run.max_gaussians
-    return max(planned_cap(device, *num_branches(config)), SMALLEST_CAP)
+    sizes = [capture.views[view_id].camera.size for view_id in capture.train]
+    pixels = sum(width * height for width, height in sizes)
+    planned = min(pixels // PIXELS_PER_GAUSSIAN, planned_cap(device, *num_branches(config)))
+    return max(planned, len(capture.points.xyz), SMALLEST_CAP)
 
 
 def camera_batch(capture: Capture, view_id: int, device: torch.device) -> Cameras:
@@ -98,9 +84,9 @@ def build(
     config: TrainConfig, capture: Capture, candidates: CandidateSource, messages: Messages
 ) -> Parts:
     """Branches, strategies, maskers and the step's context for a fresh run."""
-    device = choose_device(config, messages)
+    device = choose_device(config.run.device, messages)
     schedule = Schedule.of(config)
-    cap = gaussian_cap(config, device)
+    cap = gaussian_cap(config, capture, device)
     cameras = [camera_batch(capture, view_id, device) for view_id in capture.train]
     start = initial_gaussians(config, capture, cap, device, messages)
     if config.optimization.filter == "mip":

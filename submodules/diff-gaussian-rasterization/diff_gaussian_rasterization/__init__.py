@@ -1,5 +1,6 @@
 """Differentiable rasterization of 3D Gaussians; knows torch and nothing of a trainer."""
 
+from diff_gaussian_rasterization._library import supports_device
 from diff_gaussian_rasterization.activations import Activated, activate
 from diff_gaussian_rasterization.functional import Rasterization, rasterization
 from diff_gaussian_rasterization.inria import GaussianRasterizationSettings, GaussianRasterizer
@@ -18,4 +19,5 @@ __all__ = [
     "photometric_loss",
     "rasterization",
     "ssim_map",
+    "supports_device",
 ]

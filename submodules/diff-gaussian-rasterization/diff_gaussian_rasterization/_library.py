@@ -27,3 +27,8 @@ def load() -> None:
 
 
 load()
+
+
+def supports_device(kind: str) -> bool:
+    """Whether the compiled operators run on devices of this kind, `cpu` or `cuda`."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAME}::project", kind.upper())

@@ -1,0 +1,174 @@
+"""Quality side by side: configurations x seeds on one scene, a CSV row a run and a table.
+
+    python scripts/bench_quality.py --scene SCENE --name bonsai --iterations 3000 --width 400
+
+Each run is `train.py` and `evaluate.py` as a user would call them. Runs that are done are not done
+again, so an interrupted study goes on where it ended.
+"""
+
+import csv
+import datetime
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import tyro
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from evaluation.evaluate import read_metrics  # noqa: E402 - after the path is set
+from training.run_folder import commit  # noqa: E402
+
+# What a run may be called, and the flags that make it.
+CONFIGURATIONS = {
+    "single-clean": "--method single --images images_clean",
+    "single": "--method single",
+    "single-hard": "--method single --branch_masks hard",
+    "single-soft": "--method single --branch_masks soft",
+    "dual": "--method dual",
+    "ema": "--method ema",
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared."""
+
+    scene: Path
+    """Scene folder; `single-clean` needs images_clean/ in it."""
+
+    name: str
+    """Name of the study; names the result files."""
+
+    out: Path = Path("output/studies")
+    """Folder for the runs."""
+
+    results: Path = Path("docs/results")
+    """Folder for the CSV."""
+
+    configurations: tuple[str, ...] = ("single-clean", "single", "dual", "ema")
+    """Which of the configurations."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One run for each."""
+
+    iterations: int = 3000
+    """Steps of each run."""
+
+    width: int = 400
+    """Width of the photos."""
+
+    jobs: int = 1
+    """Runs at the same time, each on its share of the cores."""
+
+    extra: str = ""
+    """Further flags for every run."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run in the CSV."""
+
+    study: str
+    configuration: str
+    seed: int
+    iterations: int
+    width: int
+    psnr: float
+    ssim: float
+    mask_iou: float | None
+    num_gaussians: int
+    seconds: float | None
+    flags: str
+    device: str
+    commit: str
+    date: str
+
+
+def device() -> str:
+    """What the runs were made on."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = names[0].split(":", 1)[1].strip() if names else model
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def run(study: Study, configuration: str, seed: int) -> Row:
+    """Train and measure once."""
+    out = study.out / study.name / f"{configuration}-{seed}"
+    flags = f"{CONFIGURATIONS[configuration]} {study.extra}".strip()
+    threads = max(1, (os.cpu_count() or 1) // study.jobs)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    if not (out / "metrics.json").is_file():
+        train = ["train.py", "-s", study.scene, "-m", out, "-r", study.width, "--seed", seed]
+        train += ["--iterations", study.iterations, "--overwrite", "--quiet", *flags.split()]
+        for command in (train, ["render.py", "-m", out, "--quiet"], ["evaluate.py", "-m", out]):
+            words = [sys.executable, *map(str, command)]
+            subprocess.run(words, cwd=ROOT, check=True, env=environment)
+    measured = read_metrics(out)
+    return Row(
+        study.name,
+        configuration,
+        seed,
+        study.iterations,
+        study.width,
+        measured.psnr,
+        measured.ssim,
+        measured.mask_iou,
+        measured.num_gaussians,
+        measured.seconds,
+        flags,
+        f"{device()}, {threads} threads a run",
+        commit(),
+        datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+    )
+
+
+def table(rows: list[Row], order: tuple[str, ...]) -> str:
+    """Mean and spread of each configuration, as Markdown."""
+    lines = [
+        "| run | PSNR, dB | SSIM | mask IoU | Gaussians | seconds |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in order:
+        mine = [row for row in rows if row.configuration == name]
+        psnr = [row.psnr for row in mine]
+        spread = statistics.stdev(psnr) if len(psnr) > 1 else 0.0
+        ious = [row.mask_iou for row in mine if row.mask_iou is not None]
+        seconds = [row.seconds for row in mine if row.seconds is not None]
+        lines.append(
+            f"| {name} | {statistics.mean(psnr):.2f} ± {spread:.2f} "
+            f"| {statistics.mean(row.ssim for row in mine):.4f} "
+            f"| {f'{statistics.mean(ious):.3f}' if ious else '-'} "
+            f"| {statistics.mean(row.num_gaussians for row in mine):.0f} "
+            f"| {f'{statistics.median(seconds):.0f}' if seconds else '-'} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the study."""
+    study = tyro.cli(Study)
+    tasks = [(name, seed) for seed in study.seeds for name in study.configurations]
+    with ThreadPoolExecutor(study.jobs) as pool:
+        rows = list(pool.map(lambda task: run(study, *task), tasks))
+    study.results.mkdir(parents=True, exist_ok=True)
+    path = study.results / f"{study.name}.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+    print(table(rows, study.configurations))
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()
