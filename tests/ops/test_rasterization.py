@@ -1,6 +1,7 @@
 """The op is the reference, in every value and every gradient, with every option."""
 
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from gaussian_renderer import reference
 from tests.ops.scenes import Scene, make_scene
 
 VALUE_TOLERANCE = 2e-5  # float32 sums of dozens of terms of order 1
-GRADIENT_TOLERANCE = 3e-4  # relative L2: float32 conics of needle-like Gaussians
+GRADIENT_TOLERANCE = 1e-4  # relative L2: float32 conics of needle-like Gaussians
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,40 @@ def _outcome(rasterize: Any, scene: Scene, options: dict[str, Any]) -> Outcome:
 
 
 def _relative(ours: Tensor, exact: Tensor) -> float:
-    return float((ours.double() - exact).norm() / exact.norm().clamp_min(1e-6))
+    return float((ours.double() - exact).norm() / exact.norm().clamp_min(1e-4))
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def _random_case(seed: int) -> Case:
+    """A scene and options that nobody thought of."""
+    random = Random(seed)
+    count, sh_degree = random.choice([1, 5, 40, 120]), random.choice([None, 0, 1, 2, 3])
+    scene = {
+        "count": count,
+        "sh_degree": sh_degree,
+        "channels": random.choice([1, 3, 4, 8, 9]),
+        "cameras": random.choice([1, 2, 3]),
+        "size": (random.randint(1, 60), random.randint(1, 60)),
+        "principal": (random.uniform(-0.2, 1.2), random.uniform(-0.2, 1.2)),
+        "opaque": random.random() < 0.3,
+        "spread": random.choice([0.5, 1.0, 2.0, 4.0]),
+        "seed": random.randint(0, 10**6),
+    }
+    options: dict[str, Any] = {
+        "sh_degree": sh_degree,
+        "rasterize_mode": random.choice(["classic", "antialiased"]),
+        "eps2d": random.choice([0.3, 0.1, 0.01]),
+        "absgrad": random.random() < 0.5,
+        "depth": random.choice(["none", "accumulated", "expected"]),
+    }
+    if random.random() < 0.3:
+        first = random.randint(0, count)
+        options["set_sizes"] = [first, count - first]
+    return Case(f"random{seed}", scene, options)
+
+
+@pytest.mark.parametrize(
+    "case", [*CASES, *map(_random_case, range(20))], ids=lambda case: case.name
+)
 def test_values_and_gradients_equal_the_reference(case: Case) -> None:
     scene = make_scene(**case.scene)
     ours = _outcome(rasterization, scene.to(torch.float32), case.options)
