@@ -37,6 +37,10 @@ class MaskerSettings:
     """Mean feature residual that a segment must reach to be a distractor, so that photos without
     any keep their candidates; 0 is the paper's rule."""
 
+    certain_excess: float = 0.4
+    """Mean distrust (as by `excess` below) that makes a segment a distractor even where larger
+    residuals elsewhere take up the quantiles; 1 is the paper's rule."""
+
     soft_target: Literal["excess", "minmax"] = "excess"
     """What the soft mask learns: excess distrusts what differs clearly more than the photo's
     usual; minmax, the paper's, stretches every photo from full distrust to full trust."""
@@ -139,12 +143,34 @@ def color_residual(
     return (color - image).abs().mean(dim=-1)
 
 
+USUAL_RESIDUAL = 0.1  # blur and noise of a good rendering reach this in most photos
+CLEAR_EXCESS = 0.3  # beyond the usual: another object stands there
+
+
+def trust_by_excess(residual: Float[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
+    """Full trust up to the photo's usual residual, none where it is clearly exceeded.
+
+    A photo in another light differs as a whole; its median is then what is usual, so that half of
+    it stays trusted.
+    """
+    usual = quantile(residual, 0.5).clamp_min(USUAL_RESIDUAL)
+    return 1.0 - ((residual - usual) / CLEAR_EXCESS).clamp(0.0, 1.0)
+
+
+def trust_by_span(residual: Float[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
+    """From 0 at the largest residual of each photo to 1 at its smallest, as in AsymGS."""
+    low = residual.amin(dim=(1, 2), keepdim=True)
+    span = residual.amax(dim=(1, 2), keepdim=True) - low
+    return 1.0 - (residual - low) / span.clamp_min(1e-12)
+
+
 class CandidateMasker(TrustAll):
     """Takes out the candidate segments in which high residuals are denser than in the photo.
 
     The hard mask of AsymGS (arXiv 2506.03538): decided anew at every call, nothing is learned. A
-    photo without candidates, or without a segment above the mean density, is trusted as a whole. A
-    segment must also differ in absolute terms, since some segment is always above the mean.
+    photo without candidates, or without a segment above the mean density, is trusted as a whole.
+    Two rules are added to the paper's, since it only compares within a photo: a segment must also
+    differ in absolute terms, and one that clearly does is taken out in any case.
     """
 
     def __init__(
@@ -186,7 +212,9 @@ class CandidateMasker(TrustAll):
         segments = self._segments_of(view_id, high)
         stands_out = segments.density(high) > high.mean()
         differs = segments.density(residual) > self._settings.min_feature_residual
-        return segments.union(stands_out & differs)
+        distrust = 1.0 - trust_by_excess(residual[None])[0]
+        is_certain = segments.density(distrust) > self._settings.certain_excess
+        return segments.union((stands_out & differs) | is_certain)
 
     def _segments_of(self, view_id: int, like: Float[Tensor, "H W"]) -> Segments:
         if view_id not in self._segments:
@@ -198,27 +226,6 @@ class CandidateMasker(TrustAll):
                 )
             self._segments[view_id] = Segments.of(Candidates(labels))
         return self._segments[view_id]
-
-
-USUAL_RESIDUAL = 0.1  # blur and noise of a good rendering reach this in most photos
-CLEAR_EXCESS = 0.3  # beyond the usual: another object stands there
-
-
-def trust_by_excess(residual: Float[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
-    """Full trust up to the photo's usual residual, none where it is clearly exceeded.
-
-    A photo in another light differs as a whole; its median is then what is usual, so that half of
-    it stays trusted.
-    """
-    usual = quantile(residual, 0.5).clamp_min(USUAL_RESIDUAL)
-    return 1.0 - ((residual - usual) / CLEAR_EXCESS).clamp(0.0, 1.0)
-
-
-def trust_by_span(residual: Float[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
-    """From 0 at the largest residual of each photo to 1 at its smallest, as in AsymGS."""
-    low = residual.amin(dim=(1, 2), keepdim=True)
-    span = residual.amax(dim=(1, 2), keepdim=True) - low
-    return 1.0 - (residual - low) / span.clamp_min(1e-12)
 
 
 @dataclass

@@ -105,10 +105,23 @@ def test_a_photo_without_distractors_keeps_its_candidates(
     scene: torch.Tensor, candidates: Candidates
 ) -> None:
     render = scene.clone()
-    render[0][BALL] += 0.02  # the largest error of the photo, and yet a small one
+    render[0, 45:60, 5:25] += 0.02  # the largest error of the photo, and yet a small one
     assert (hard(candidates)(render, scene, [0]).weight == 1).all()
     paper = MaskerSettings(min_feature_residual=0.0)
     assert (hard(candidates, paper)(render, scene, [0]).weight == 0).any()
+
+
+def test_a_clear_distractor_is_found_beside_a_larger_and_stronger_one(
+    scene: torch.Tensor, candidates: Candidates
+) -> None:
+    photo = scene.clone()
+    photo[0][BALL] = torch.tensor([1.0, 0.0, 1.0])
+    photo[0, 42:70, 0:28] = torch.tensor([0.7, 0.1, 0.1])  # two patches by two, candidate 2 inside
+    weight = hard(candidates)(scene, photo, [0]).weight[0]
+    assert (weight[BALL] == 0).all()
+    assert (weight[45:60, 5:25] == 0).all()
+    paper = MaskerSettings(certain_excess=1.0)
+    assert (hard(candidates, paper)(scene, photo, [0]).weight[0, 45:60, 5:25] == 1).all()
 
 
 def test_dilation_grows_the_distractor_by_that_many_pixels(
