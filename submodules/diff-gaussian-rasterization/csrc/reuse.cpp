@@ -27,7 +27,8 @@ class Pool {
     size_t best = kept_.size();
     for (size_t i = 0; i < kept_.size(); ++i) {
       const int64_t size = kept_[i].bytes;
-      if (size >= bytes && size / 2 <= bytes && (best == kept_.size() || size < kept_[best].bytes)) best = i;
+      if (size >= bytes && size / 2 <= bytes && (best == kept_.size() || size < kept_[best].bytes))
+        best = i;
     }
     Block block;
     if (best < kept_.size()) {
@@ -67,7 +68,7 @@ class Pool {
 };
 
 Pool& pool() {
-  static Pool* const p = new Pool;         // outlives every tensor
+  static Pool* const p = new Pool;  // outlives every tensor
   return *p;
 }
 

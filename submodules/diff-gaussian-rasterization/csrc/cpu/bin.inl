@@ -32,7 +32,8 @@ inline int visit_tiles(const raster::BlendInputs& in, const raster::Splat& s, in
   const float half_height = __builtin_sqrtf(s.a * t_over_det);
   const int tiles_x = in.tiles_x(), tiles_y = in.tiles_y();
   const int row0 = int(at_least((s.y - half_height - 0.5f) * kPerTile, 0.0f));
-  const int row1 = int(__builtin_floorf(at_most((s.y + half_height - 0.5f) * kPerTile, float(tiles_y - 1))));
+  const int row1 =
+      int(__builtin_floorf(at_most((s.y + half_height - 0.5f) * kPerTile, float(tiles_y - 1))));
   if (row1 < row0) return 0;
   // Where the ellipse reaches furthest right; it reaches furthest left at the opposite point.
   const float y_right = -0.5f * s.b / s.c * __builtin_sqrtf(s.c * t_over_det);
@@ -41,17 +42,22 @@ inline int visit_tiles(const raster::BlendInputs& in, const raster::Splat& s, in
   for (int row = row0; row <= row1; ++row) {
     const float y0 = float(row) * kTile + 0.5f - s.y, y1 = y0 + (kTile - 1);
     const float yr = at_most(at_least(y_right, y0), y1), yl = at_most(at_least(-y_right, y0), y1);
-    const float right = s.x + (__builtin_sqrtf(at_least(full - yr * yr * det, 0.0f)) - s.b * yr) * half_over_a;
-    const float left = s.x - (__builtin_sqrtf(at_least(full - yl * yl * det, 0.0f)) + s.b * yl) * half_over_a;
-    const int first = int(at_least(__builtin_ceilf((left - (kTile - 0.5f) - kSlack) * kPerTile), 0.0f));
-    const int last = int(__builtin_floorf(at_most((right - 0.5f + kSlack) * kPerTile, float(tiles_x - 1))));
+    const float right =
+        s.x + (__builtin_sqrtf(at_least(full - yr * yr * det, 0.0f)) - s.b * yr) * half_over_a;
+    const float left =
+        s.x - (__builtin_sqrtf(at_least(full - yl * yl * det, 0.0f)) + s.b * yl) * half_over_a;
+    const int first =
+        int(at_least(__builtin_ceilf((left - (kTile - 0.5f) - kSlack) * kPerTile), 0.0f));
+    const int last =
+        int(__builtin_floorf(at_most((right - 0.5f + kSlack) * kPerTile, float(tiles_x - 1))));
     for (int tile = first; tile <= last; ++tile) tiles[count++] = row * tiles_x + tile;
   }
   return count;
 }
 
-int64_t bin(const raster::BlendInputs& in, int64_t base, const raster::Key* keys, int64_t begin, int64_t end, raster::Splat* splats,
-            int32_t* lengths, int32_t* histogram, int32_t* tiles, int64_t capacity, int64_t* used) {
+int64_t bin(const raster::BlendInputs& in, int64_t base, const raster::Key* keys, int64_t begin,
+            int64_t end, raster::Splat* splats, int32_t* lengths, int32_t* histogram,
+            int32_t* tiles, int64_t capacity, int64_t* used) {
   int64_t i = begin;
   for (; i < end && capacity - *used >= in.tiles(); ++i) {
     if (i + 8 < end) {

@@ -8,11 +8,13 @@ namespace {
 
 constexpr int kBlocksX = raster::kTile / kBlockWidth;
 constexpr int kBlocks = raster::kTilePixels / kLanes;
-constexpr int kChunk = 256;                // splats that are culled and sorted into blocks at a time
-constexpr int kAhead = 8;                  // pairs whose splat is fetched before it is needed
+constexpr int kChunk = 256;  // splats that are culled and sorted into blocks at a time
+constexpr int kAhead = 8;    // pairs whose splat is fetched before it is needed
 constexpr float kLn2 = 0.69314718f;
 
-struct alignas(64) Lanes { float x[kLanes], y[kLanes]; };
+struct alignas(64) Lanes {
+  float x[kLanes], y[kLanes];
+};
 
 inline Lanes lane_centres() {
   Lanes lanes;
@@ -24,7 +26,9 @@ inline Lanes lane_centres() {
 }
 
 // Left and top pixel centres of every block, relative to the tile.
-struct alignas(64) BlockCentres { float x[kBlocks], y[kBlocks]; };
+struct alignas(64) BlockCentres {
+  float x[kBlocks], y[kBlocks];
+};
 
 inline BlockCentres block_centres() {
   BlockCentres c;
@@ -37,7 +41,8 @@ inline BlockCentres block_centres() {
 
 // Blocks in which the quadratic form gets below the splat's threshold: its exact minimum over the
 // rectangle of pixel centres lies at the centre or on one of the two edges that face it.
-inline uint64_t touched_blocks(const raster::Splat& s, float tile_x, float tile_y, const BlockCentres& c) {
+inline uint64_t touched_blocks(const raster::Splat& s, float tile_x, float tile_y,
+                               const BlockCentres& c) {
   const F a = set1(s.a), b = set1(s.b), cc = set1(s.c), zero = set1(0.0f);
   const F y_per_x = set1(-0.5f * s.b / s.c), x_per_y = set1(-0.5f * s.b / s.a);
   const F ox = set1(tile_x - s.x), oy = set1(tile_y - s.y);
@@ -67,9 +72,11 @@ inline int64_t rounded(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 int64_t scratch_bytes(const raster::BlendInputs& in) {
   const int64_t values = in.padded_values();
   const int64_t forward = rounded(sizeof(float) * raster::kTilePixels * (values + 3)) +
-      rounded(sizeof(raster::Splat) * kChunk) + rounded(sizeof(float) * values * kChunk) + rounded(2 * kChunk) +
-      2 * rounded(sizeof(uint64_t) * kChunk);
-  const int64_t backward = rounded(sizeof(float) * raster::kTilePixels * (values + 3)) + rounded(sizeof(float) * kLanes * values);
+                          rounded(sizeof(raster::Splat) * kChunk) +
+                          rounded(sizeof(float) * values * kChunk) + rounded(2 * kChunk) +
+                          2 * rounded(sizeof(uint64_t) * kChunk);
+  const int64_t backward = rounded(sizeof(float) * raster::kTilePixels * (values + 3)) +
+                           rounded(sizeof(float) * kLanes * values);
   return forward > backward ? forward : backward;
 }
 
@@ -84,32 +91,38 @@ struct Scratch {
 };
 
 // Writes a tile's vectors, which lie in block order, into an image of `stride` floats a pixel.
-inline void write_plane(const raster::BlendInputs& in, int64_t tile, const float* plane, float* image, int stride) {
-  const int x0 = int(tile % in.tiles_x()) * raster::kTile, y0 = int(tile / in.tiles_x()) * raster::kTile;
+inline void write_plane(const raster::BlendInputs& in, int64_t tile, const float* plane,
+                        float* image, int stride) {
+  const int x0 = int(tile % in.tiles_x()) * raster::kTile,
+            y0 = int(tile / in.tiles_x()) * raster::kTile;
   for (int b = 0; b < kBlocks; ++b) {
     const int bx = x0 + b % kBlocksX * kBlockWidth, by = y0 + b / kBlocksX * kBlockHeight;
     for (int i = 0; i < kLanes; ++i) {
       const int x = bx + i % kBlockWidth, y = by + i / kBlockWidth;
-      if (x < in.width && y < in.height) image[(int64_t(y) * in.width + x) * stride] = plane[b * kLanes + i];
+      if (x < in.width && y < in.height)
+        image[(int64_t(y) * in.width + x) * stride] = plane[b * kLanes + i];
     }
   }
 }
 
 // The reverse; pixels outside the image read as zero.
-inline void read_plane(const raster::BlendInputs& in, int64_t tile, const float* image, int stride, float* plane) {
-  const int x0 = int(tile % in.tiles_x()) * raster::kTile, y0 = int(tile / in.tiles_x()) * raster::kTile;
+inline void read_plane(const raster::BlendInputs& in, int64_t tile, const float* image, int stride,
+                       float* plane) {
+  const int x0 = int(tile % in.tiles_x()) * raster::kTile,
+            y0 = int(tile / in.tiles_x()) * raster::kTile;
   for (int b = 0; b < kBlocks; ++b) {
     const int bx = x0 + b % kBlocksX * kBlockWidth, by = y0 + b / kBlocksX * kBlockHeight;
     for (int i = 0; i < kLanes; ++i) {
       const int x = bx + i % kBlockWidth, y = by + i / kBlockWidth;
-      plane[b * kLanes + i] = x < in.width && y < in.height ? image[(int64_t(y) * in.width + x) * stride] : 0.0f;
+      plane[b * kLanes + i] =
+          x < in.width && y < in.height ? image[(int64_t(y) * in.width + x) * stride] : 0.0f;
     }
   }
 }
 
 template <int D>  // values a pixel; 0: read from the inputs
-void blend_tile(const raster::BlendInputs& in, const raster::BlendState& state, const raster::BlendOutputs& out,
-                int64_t section, int64_t tile, void* memory) {
+void blend_tile(const raster::BlendInputs& in, const raster::BlendState& state,
+                const raster::BlendOutputs& out, int64_t section, int64_t tile, void* memory) {
   static const Lanes lanes = lane_centres();
   static const BlockCentres centres = block_centres();
   constexpr int P = raster::kTilePixels;
@@ -117,7 +130,7 @@ void blend_tile(const raster::BlendInputs& in, const raster::BlendState& state, 
   Scratch scratch{static_cast<char*>(memory)};
   float* T = scratch.take<float>(P);
   float* last = scratch.take<float>(P);
-  float* alive = scratch.take<float>(P);   // 1, or 0 once the pixel has stopped
+  float* alive = scratch.take<float>(P);  // 1, or 0 once the pixel has stopped
   float* sums = scratch.take<float>(int64_t(P) * padded);
   raster::Splat* splats = scratch.take<raster::Splat>(kChunk);
   float* colors = scratch.take<float>(int64_t(kChunk) * padded);
@@ -125,7 +138,8 @@ void blend_tile(const raster::BlendInputs& in, const raster::BlendState& state, 
   uint64_t* touched = scratch.take<uint64_t>(kChunk);
   uint64_t* used = scratch.take<uint64_t>(kChunk);
 
-  const int tx = int(tile % in.tiles_x()) * raster::kTile, ty = int(tile / in.tiles_x()) * raster::kTile;
+  const int tx = int(tile % in.tiles_x()) * raster::kTile,
+            ty = int(tile / in.tiles_x()) * raster::kTile;
   const int64_t* offsets = state.tile_offsets + section * (in.tiles() + 1) + tile;
   const int64_t first = offsets[0], count = offsets[1] - first;
   uint64_t live_blocks = 0;
@@ -176,9 +190,9 @@ void blend_tile(const raster::BlendInputs& in, const raster::BlendState& state, 
       for (int k = 0; k < length; ++k) {
         const int i = list[k];
         const raster::Splat& s = splats[i];
-        const F alpha = min(raw_alpha(s, sub(px, set1(s.x)), sub(py, set1(s.y))), set1(raster::kMaxAlpha));
+        const F alpha =
+            min(raw_alpha(s, sub(px, set1(s.x)), sub(py, set1(s.y))), set1(raster::kMaxAlpha));
         M ok = both(live, ge(alpha, set1(raster::kMinAlpha)));
-        if (!any(ok)) continue;
         const F weight = mul(alpha, t);
         const M stop = both(ok, lt(sub(t, weight), set1(raster::kMinTransmittance)));
         live = but_not(live, stop);
@@ -191,7 +205,8 @@ void blend_tile(const raster::BlendInputs& in, const raster::BlendState& state, 
           for (int d = 0; d < D; ++d) acc[d] = fma(w, set1(colors[i * padded + d]), acc[d]);
         } else {
           for (int d = 0; d < values; ++d)
-            store(block_sums + d * kLanes, fma(w, set1(colors[i * padded + d]), load(block_sums + d * kLanes)));
+            store(block_sums + d * kLanes,
+                  fma(w, set1(colors[i * padded + d]), load(block_sums + d * kLanes)));
         }
         if (!any(live)) {
           live_blocks &= ~(uint64_t(1) << b);
@@ -218,19 +233,24 @@ void blend_tile(const raster::BlendInputs& in, const raster::BlendState& state, 
   alignas(64) float plane[P];
   for (int d = 0; d < values; ++d) {
     const bool is_depth = d == in.channels;
-    const float background = in.backgrounds && !is_depth ? in.backgrounds[camera * in.channels + d] : 0.0f;
+    const float background =
+        in.backgrounds && !is_depth ? in.backgrounds[camera * in.channels + d] : 0.0f;
     for (int b = 0; b < kBlocks; ++b)
-      store(plane + b * kLanes, fma(load(T + b * kLanes), set1(background), load(sums + (b * values + d) * kLanes)));
-    if (is_depth) write_plane(in, tile, plane, out.depth + image, 1);
-    else write_plane(in, tile, plane, out.color + image * in.channels + d, in.channels);
+      store(plane + b * kLanes,
+            fma(load(T + b * kLanes), set1(background), load(sums + (b * values + d) * kLanes)));
+    if (is_depth)
+      write_plane(in, tile, plane, out.depth + image, 1);
+    else
+      write_plane(in, tile, plane, out.color + image * in.channels + d, in.channels);
   }
   for (int i = 0; i < P; ++i) plane[i] = 1.0f - T[i];
   write_plane(in, tile, plane, out.alpha + image, 1);
 }
 
 template <int D, bool Geometry, bool Absolute>
-void blend_tile_backward(const raster::BlendInputs& in, const raster::BlendState& state, const raster::BlendGradients& g,
-                         int64_t section, int64_t tile, void* memory) {
+void blend_tile_backward(const raster::BlendInputs& in, const raster::BlendState& state,
+                         const raster::BlendGradients& g, int64_t section, int64_t tile,
+                         void* memory) {
   static const Lanes lanes = lane_centres();
   constexpr int P = raster::kTilePixels;
   const int values = D ? D : in.values(), padded = in.padded_values();
@@ -241,7 +261,8 @@ void blend_tile_backward(const raster::BlendInputs& in, const raster::BlendState
   float* v = scratch.take<float>(int64_t(P) * padded);
   float* spill = scratch.take<float>(int64_t(kLanes) * padded);
 
-  const int tx = int(tile % in.tiles_x()) * raster::kTile, ty = int(tile / in.tiles_x()) * raster::kTile;
+  const int tx = int(tile % in.tiles_x()) * raster::kTile,
+            ty = int(tile / in.tiles_x()) * raster::kTile;
   const int64_t* offsets = state.tile_offsets + section * (in.tiles() + 1) + tile;
   const int64_t first = offsets[0], count = offsets[1] - first;
   if (!count) return;
@@ -264,14 +285,18 @@ void blend_tile_backward(const raster::BlendInputs& in, const raster::BlendState
   for (int d = 0; d < values; ++d) {
     const bool is_depth = d == in.channels;
     if (is_depth) {
-      if (g.depth) read_plane(in, tile, g.depth + image, 1, plane);
-      else for (int i = 0; i < P; ++i) plane[i] = 0.0f;
+      if (g.depth)
+        read_plane(in, tile, g.depth + image, 1, plane);
+      else
+        for (int i = 0; i < P; ++i) plane[i] = 0.0f;
     } else {
       read_plane(in, tile, g.color + image * in.channels + d, in.channels, plane);
     }
-    const float background = in.backgrounds && !is_depth ? in.backgrounds[camera * in.channels + d] : 0.0f;
+    const float background =
+        in.backgrounds && !is_depth ? in.backgrounds[camera * in.channels + d] : 0.0f;
     for (int i = 0; i < P; ++i) behind[i] += background * plane[i];
-    for (int b = 0; b < kBlocks; ++b) store(v + (b * values + d) * kLanes, load(plane + b * kLanes));
+    for (int b = 0; b < kBlocks; ++b)
+      store(v + (b * values + d) * kLanes, load(plane + b * kLanes));
   }
   for (int i = 0; i < P; ++i) behind[i] *= T[i];
 
@@ -309,7 +334,8 @@ void blend_tile_backward(const raster::BlendInputs& in, const raster::BlendState
       const F ex = sub(px, set1(s.x)), ey = sub(py, set1(s.y));
       const F raw = raw_alpha(s, ex, ey);
       const F clamped = min(raw, set1(raster::kMaxAlpha));
-      const M ok = both(lt(position, load(last + b * kLanes)), ge(clamped, set1(raster::kMinAlpha)));
+      const M ok =
+          both(lt(position, load(last + b * kLanes)), ge(clamped, set1(raster::kMinAlpha)));
       const F alpha = keep(ok, clamped);
       const F inverse = reciprocal(sub(one, alpha));
       const F t = mul(load(T + b * kLanes), inverse);
@@ -352,29 +378,37 @@ void blend_tile_backward(const raster::BlendInputs& in, const raster::BlendState
   }
 }
 
-void blend_any(const raster::BlendInputs& in, const raster::BlendState& state, const raster::BlendOutputs& out,
-               int64_t section, int64_t tile, void* memory) {
+void blend_any(const raster::BlendInputs& in, const raster::BlendState& state,
+               const raster::BlendOutputs& out, int64_t section, int64_t tile, void* memory) {
   switch (in.values()) {
-    case 3: return blend_tile<3>(in, state, out, section, tile, memory);
-    case 4: return blend_tile<4>(in, state, out, section, tile, memory);
-    default: return blend_tile<0>(in, state, out, section, tile, memory);
+    case 3:
+      return blend_tile<3>(in, state, out, section, tile, memory);
+    case 4:
+      return blend_tile<4>(in, state, out, section, tile, memory);
+    default:
+      return blend_tile<0>(in, state, out, section, tile, memory);
   }
 }
 
 template <int D>
-void blend_backward_values(const raster::BlendInputs& in, const raster::BlendState& state, const raster::BlendGradients& g,
-                           int64_t section, int64_t tile, void* memory) {
+void blend_backward_values(const raster::BlendInputs& in, const raster::BlendState& state,
+                           const raster::BlendGradients& g, int64_t section, int64_t tile,
+                           void* memory) {
   if (!g.geometry) return blend_tile_backward<D, false, false>(in, state, g, section, tile, memory);
   if (g.absolute) return blend_tile_backward<D, true, true>(in, state, g, section, tile, memory);
   return blend_tile_backward<D, true, false>(in, state, g, section, tile, memory);
 }
 
-void blend_backward_any(const raster::BlendInputs& in, const raster::BlendState& state, const raster::BlendGradients& g,
-                        int64_t section, int64_t tile, void* memory) {
+void blend_backward_any(const raster::BlendInputs& in, const raster::BlendState& state,
+                        const raster::BlendGradients& g, int64_t section, int64_t tile,
+                        void* memory) {
   switch (in.values()) {
-    case 3: return blend_backward_values<3>(in, state, g, section, tile, memory);
-    case 4: return blend_backward_values<4>(in, state, g, section, tile, memory);
-    default: return blend_backward_values<0>(in, state, g, section, tile, memory);
+    case 3:
+      return blend_backward_values<3>(in, state, g, section, tile, memory);
+    case 4:
+      return blend_backward_values<4>(in, state, g, section, tile, memory);
+    default:
+      return blend_backward_values<0>(in, state, g, section, tile, memory);
   }
 }
 

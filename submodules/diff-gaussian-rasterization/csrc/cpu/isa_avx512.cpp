@@ -1,7 +1,10 @@
-// The kernels for avx512; nothing but C headers may come before the target.
+// The kernels for AVX-512, 16 lanes.
 #if defined(__x86_64__)
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi,bmi2,popcnt,lzcnt")
 #define RASTER_LANES_16
+
+// The target must come before the first header, and these in this order.
+// clang-format off
 #include "kernels.h"
 #include "simd.h"
 
@@ -9,11 +12,16 @@
 #include "blend.inl"
 #include "harmonics.inl"
 #include "project.inl"
+// clang-format on
 
 namespace raster {
 
 extern const Kernels kernels_avx512;
-const Kernels kernels_avx512{"avx512", &::project, &::project_backward, &::bin, &::scratch_bytes, &::blend_any, &::blend_backward_any};
+const Kernels kernels_avx512{
+    "avx512",         &::project,   &::project_backward,   &::bin,
+    &::scratch_bytes, &::blend_any, &::blend_backward_any,
+};
 
 }  // namespace raster
+
 #endif

@@ -1,4 +1,7 @@
-// The kernels for generic; nothing but C headers may come before the target.
+// The kernels for any machine, 4 lanes by the compiler's vector types.
+
+// The target must come before the first header, and these in this order.
+// clang-format off
 #include "kernels.h"
 #include "simd.h"
 
@@ -6,10 +9,14 @@
 #include "blend.inl"
 #include "harmonics.inl"
 #include "project.inl"
+// clang-format on
 
 namespace raster {
 
 extern const Kernels kernels_generic;
-const Kernels kernels_generic{"generic", &::project, &::project_backward, &::bin, &::scratch_bytes, &::blend_any, &::blend_backward_any};
+const Kernels kernels_generic{
+    "generic",        &::project,   &::project_backward,   &::bin,
+    &::scratch_bytes, &::blend_any, &::blend_backward_any,
+};
 
 }  // namespace raster

@@ -3,7 +3,8 @@
 
 namespace {
 
-// N rows of `width` floats, turned so that each column is a vector; rows past `count` repeat the last.
+// N rows of `width` floats, turned so that each column is a vector; rows past `count` repeat the
+// last.
 template <int Width>
 struct Columns {
   alignas(64) float at[Width][kLanes];
@@ -23,13 +24,14 @@ struct Columns {
 
 struct Gaussians {
   F mean[3], opacity, R[3][3], M[3][3], scale[3], quat[4], inverse_norm;
-  F sigma[3][3];                           // covariance in the world, in the backward or when given
+  F sigma[3][3];  // covariance in the world, in the backward or when given
 };
 
 inline F dot3(F a0, F a1, F a2, F b0, F b1, F b2) { return fma(a0, b0, fma(a1, b1, a2 * b2)); }
 
 // Reads Gaussians [i, i + count); false when one holds a value that is not finite.
-inline bool read_gaussians(const raster::ProjectInputs& in, int64_t i, int count, bool with_sigma, Gaussians& g) {
+inline bool read_gaussians(const raster::ProjectInputs& in, int64_t i, int count, bool with_sigma,
+                           Gaussians& g) {
   Columns<3> means, scales;
   Columns<4> quats;
   Columns<1> opacities;
@@ -50,14 +52,17 @@ inline bool read_gaussians(const raster::ProjectInputs& in, int64_t i, int count
   }
   quats.read(in.quats + 4 * i, count);
   scales.read(in.scales + 3 * i, count);
-  F n2 = set1(1e-36f);                     // a zero quaternion stays zero, which turns nothing
+  F n2 = set1(1e-36f);  // a zero quaternion stays zero, which turns nothing
   for (int k = 0; k < 4; ++k) n2 = fma(quats[k], quats[k], n2), check = check + quats[k] * zero;
   g.inverse_norm = one / sqrt(n2);
   for (int k = 0; k < 4; ++k) g.quat[k] = quats[k] * g.inverse_norm;
   const F w = g.quat[0], x = g.quat[1], y = g.quat[2], z = g.quat[3];
-  g.R[0][0] = one - two * (y * y + z * z), g.R[0][1] = two * (x * y - w * z), g.R[0][2] = two * (x * z + w * y);
-  g.R[1][0] = two * (x * y + w * z), g.R[1][1] = one - two * (x * x + z * z), g.R[1][2] = two * (y * z - w * x);
-  g.R[2][0] = two * (x * z - w * y), g.R[2][1] = two * (y * z + w * x), g.R[2][2] = one - two * (x * x + y * y);
+  g.R[0][0] = one - two * (y * y + z * z), g.R[0][1] = two * (x * y - w * z),
+  g.R[0][2] = two * (x * z + w * y);
+  g.R[1][0] = two * (x * y + w * z), g.R[1][1] = one - two * (x * x + z * z),
+  g.R[1][2] = two * (y * z - w * x);
+  g.R[2][0] = two * (x * z - w * y), g.R[2][1] = two * (y * z + w * x),
+  g.R[2][2] = one - two * (x * x + y * y);
   for (int k = 0; k < 3; ++k) {
     g.scale[k] = scales[k];
     check = check + scales[k] * zero;
@@ -65,7 +70,8 @@ inline bool read_gaussians(const raster::ProjectInputs& in, int64_t i, int count
   }
   if (with_sigma)
     for (int r = 0; r < 3; ++r)
-      for (int k = 0; k < 3; ++k) g.sigma[r][k] = dot3(g.M[r][0], g.M[r][1], g.M[r][2], g.M[k][0], g.M[k][1], g.M[k][2]);
+      for (int k = 0; k < 3; ++k)
+        g.sigma[r][k] = dot3(g.M[r][0], g.M[r][1], g.M[r][2], g.M[k][0], g.M[k][1], g.M[k][2]);
   return bits(ge(zero, check)) == (1u << kLanes) - 1;
 }
 
@@ -83,12 +89,12 @@ inline int64_t first_bad(const raster::ProjectInputs& in, int64_t begin, int64_t
 
 // What one camera makes of them; needed forward and backward.
 struct Views {
-  F x, y, z, rz;                           // centre in the camera's frame
-  F u, v;                                  // x/z and y/z after the clamp
-  M free_u, free_v;                        // not clamped
-  F T[2][3];                               // Jacobian times rotation
-  F xx, xy, yy;                            // 2D covariance without the low-pass filter
-  F det_raw, det;                          // determinants without and with it
+  F x, y, z, rz;     // centre in the camera's frame
+  F u, v;            // x/z and y/z after the clamp
+  M free_u, free_v;  // not clamped
+  F T[2][3];         // Jacobian times rotation
+  F xx, xy, yy;      // 2D covariance without the low-pass filter
+  F det_raw, det;    // determinants without and with it
 };
 
 inline Views look(const raster::ProjectInputs& in, const raster::Camera& cam, const Gaussians& g) {
@@ -116,14 +122,17 @@ inline Views look(const raster::ProjectInputs& in, const raster::Camera& cam, co
   F a[2][3];
   if (in.covariances) {
     for (int r = 0; r < 2; ++r)
-      for (int k = 0; k < 3; ++k) a[r][k] = dot3(o.T[r][0], o.T[r][1], o.T[r][2], g.sigma[0][k], g.sigma[1][k], g.sigma[2][k]);
+      for (int k = 0; k < 3; ++k)
+        a[r][k] =
+            dot3(o.T[r][0], o.T[r][1], o.T[r][2], g.sigma[0][k], g.sigma[1][k], g.sigma[2][k]);
     o.xx = dot3(a[0][0], a[0][1], a[0][2], o.T[0][0], o.T[0][1], o.T[0][2]);
     o.xy = dot3(a[0][0], a[0][1], a[0][2], o.T[1][0], o.T[1][1], o.T[1][2]);
     o.yy = dot3(a[1][0], a[1][1], a[1][2], o.T[1][0], o.T[1][1], o.T[1][2]);
     o.det_raw = max(fnma(o.xy, o.xy, o.xx * o.yy), zero);
   } else {
     for (int r = 0; r < 2; ++r)
-      for (int k = 0; k < 3; ++k) a[r][k] = dot3(o.T[r][0], o.T[r][1], o.T[r][2], g.M[0][k], g.M[1][k], g.M[2][k]);
+      for (int k = 0; k < 3; ++k)
+        a[r][k] = dot3(o.T[r][0], o.T[r][1], o.T[r][2], g.M[0][k], g.M[1][k], g.M[2][k]);
     o.xx = dot3(a[0][0], a[0][1], a[0][2], a[0][0], a[0][1], a[0][2]);
     o.xy = dot3(a[0][0], a[0][1], a[0][2], a[1][0], a[1][1], a[1][2]);
     o.yy = dot3(a[1][0], a[1][1], a[1][2], a[1][0], a[1][1], a[1][2]);
@@ -139,23 +148,26 @@ inline Views look(const raster::ProjectInputs& in, const raster::Camera& cam, co
 
 // Unit directions from the camera to the centres.
 inline Direction directions(const raster::Camera& cam, const Gaussians& g, F& inverse_length) {
-  const F x = g.mean[0] - set1(cam.position[0]), y = g.mean[1] - set1(cam.position[1]), z = g.mean[2] - set1(cam.position[2]);
+  const F x = g.mean[0] - set1(cam.position[0]), y = g.mean[1] - set1(cam.position[1]),
+          z = g.mean[2] - set1(cam.position[2]);
   inverse_length = set1(1.0f) / sqrt(max(dot3(x, y, z, x, y, z), set1(1e-36f)));
   return {x * inverse_length, y * inverse_length, z * inverse_length};
 }
 
 typedef float Float4 __attribute__((vector_size(16), aligned(4)));
 
-// sum_k basis[k][lane] coefficient[k], three channels at once; may read one float past a coefficient
-// that another follows.
-inline void shade(const raster::ProjectInputs& in, int64_t i, int lane, const F* basis, float* rgb) {
+// sum_k basis[k][lane] coefficient[k], three channels at once; may read one float past a
+// coefficient that another follows.
+inline void shade(const raster::ProjectInputs& in, int64_t i, int lane, const F* basis,
+                  float* rgb) {
   const float* values = reinterpret_cast<const float*>(basis) + lane;
   const float* dc = in.sh0 + i * in.sh0_stride;
   const float* rest = in.shN + i * in.shN_stride - 3;
   const int n = basis_count(in.sh_degree);
   const float b0 = values[0];
   Float4 sum = {b0 * dc[0] + 0.5f, b0 * dc[1] + 0.5f, b0 * dc[2] + 0.5f, 0.0f};
-  for (int k = 1; k < n - 1; ++k) sum += values[k * kLanes] * *reinterpret_cast<const Float4*>(rest + 3 * k);
+  for (int k = 1; k < n - 1; ++k)
+    sum += values[k * kLanes] * *reinterpret_cast<const Float4*>(rest + 3 * k);
   if (n > 1) {
     const float* last = rest + 3 * (n - 1);
     const float b = values[(n - 1) * kLanes];
@@ -164,7 +176,8 @@ inline void shade(const raster::ProjectInputs& in, int64_t i, int lane, const F*
   for (int d = 0; d < 3; ++d) rgb[d] = sum[d] <= 0 ? 0.0f : sum[d];
 }
 
-int64_t project(const raster::ProjectInputs& in, const raster::Projected& out, int64_t begin, int64_t end) {
+int64_t project(const raster::ProjectInputs& in, const raster::Projected& out, int64_t begin,
+                int64_t end) {
   const F zero = set1(0.0f), one = set1(1.0f), half = set1(0.5f), eps = set1(in.eps2d);
   for (int64_t i = begin; i < end; i += kLanes) {
     const int count = int(end - i < kLanes ? end - i : kLanes);
@@ -177,9 +190,11 @@ int64_t project(const raster::ProjectInputs& in, const raster::Projected& out, i
       F opacity = g.opacity;
       if (in.antialiased) opacity = opacity * sqrt(o.det_raw / max(o.det, set1(1e-30f)));
       M seen = both(lt(set1(in.near_plane), o.z), lt(o.z, set1(in.far_plane)));
-      seen = both(seen, both(ge(opacity, set1(raster::kMinAlpha)), both(lt(zero, o.det), lt(o.det, set1(1e30f)))));
+      seen = both(seen, both(ge(opacity, set1(raster::kMinAlpha)),
+                             both(lt(zero, o.det), lt(o.det, set1(1e30f)))));
       const F xx = o.xx + eps, yy = o.yy + eps;
-      const F x = fma(set1(cam.fx), o.x * o.rz, set1(cam.cx)), y = fma(set1(cam.fy), o.y * o.rz, set1(cam.cy));
+      const F x = fma(set1(cam.fx), o.x * o.rz, set1(cam.cx)),
+              y = fma(set1(cam.fy), o.y * o.rz, set1(cam.cy));
       const F reach = set1(2.0f * 0.69314718f) * log2_above(opacity * set1(255.0f));
       const F hx = sqrt(max(reach * xx, zero)), hy = sqrt(max(reach * yy, zero));
       seen = both(seen, both(lt(zero, x + hx), lt(x - hx, set1(float(in.width)))));
@@ -223,19 +238,24 @@ int64_t project(const raster::ProjectInputs& in, const raster::Projected& out, i
 }
 
 // One camera's gradient with respect to the 2D covariance [xx, xy, yy] and to the opacity.
-struct Flat { F xx, xy, yy, opacity; };
+struct Flat {
+  F xx, xy, yy, opacity;
+};
 
-inline Flat flat_gradient(const raster::ProjectInputs& in, const raster::ProjectGradients& up, const Gaussians& g, const Views& o,
-                          int64_t row, int count, M seen) {
+inline Flat flat_gradient(const raster::ProjectInputs& in, const raster::ProjectGradients& up,
+                          const Gaussians& g, const Views& o, int64_t row, int count, M seen) {
   Columns<3> conics, v_conics;
   Columns<1> v_opacities;
   conics.read(up.projected_conics + 3 * row, count);
   v_conics.read(up.conics + 3 * row, count);
   v_opacities.read(up.opacities + row, count);
-  // conic = inverse(cov), so dL/dcov = -conic dL/dconic conic, with half the cross term on each side.
+  // conic = inverse(cov), so dL/dcov = -conic dL/dconic conic, with half the cross term on each
+  // side.
   const F A = conics[0], B = conics[1], C = conics[2], zero = set1(0.0f);
-  const F ga = keep(seen, v_conics[0]), gb = keep(seen, set1(0.5f) * v_conics[1]), gc = keep(seen, v_conics[2]);
-  const F p = fma(A, ga, B * gb), q = fma(A, gb, B * gc), r = fma(B, ga, C * gb), s = fma(B, gb, C * gc);
+  const F ga = keep(seen, v_conics[0]), gb = keep(seen, set1(0.5f) * v_conics[1]),
+          gc = keep(seen, v_conics[2]);
+  const F p = fma(A, ga, B * gb), q = fma(A, gb, B * gc), r = fma(B, ga, C * gb),
+          s = fma(B, gb, C * gc);
   Flat f;
   f.xx = zero - fma(p, A, q * B);
   f.xy = zero - fma(p, B, q * C);
@@ -244,7 +264,8 @@ inline Flat flat_gradient(const raster::ProjectInputs& in, const raster::Project
   if (!in.antialiased) return f;
   const F ratio = o.det_raw / max(o.det, set1(1e-30f)), rho = sqrt(ratio), eps = set1(in.eps2d);
   const M some = both(seen, lt(zero, rho));
-  const F k = keep(some, set1(0.5f) * f.opacity * g.opacity / select(some, rho * o.det, set1(1.0f)));
+  const F k =
+      keep(some, set1(0.5f) * f.opacity * g.opacity / select(some, rho * o.det, set1(1.0f)));
   f.opacity = f.opacity * rho;
   f.xx = fma(k, fnma(ratio, o.yy + eps, o.yy), f.xx);
   f.xy = fma(k, o.xy * (ratio - set1(1.0f)), f.xy);
@@ -257,19 +278,22 @@ struct Sums {
 };
 
 // Adds one camera's geometry gradient to the sums.
-inline void geometry_backward(const raster::ProjectInputs& in, const raster::ProjectGradients& up, const raster::Camera& cam,
-                              const Gaussians& g, int64_t row, int count, M seen, Sums& sums) {
+inline void geometry_backward(const raster::ProjectInputs& in, const raster::ProjectGradients& up,
+                              const raster::Camera& cam, const Gaussians& g, int64_t row, int count,
+                              M seen, Sums& sums) {
   const Views o = look(in, cam, g);
   const Flat f = flat_gradient(in, up, g, o, row, count, seen);
   const F two = set1(2.0f);
   sums.opacity = sums.opacity + f.opacity;
-  F VT[2][3], v_T[2][3], W[3][3];          // V T; dL/dT = 2 V T Sigma; dL/dSigma = T^T V T
+  F VT[2][3], v_T[2][3], W[3][3];  // V T; dL/dT = 2 V T Sigma; dL/dSigma = T^T V T
   for (int k = 0; k < 3; ++k) {
     VT[0][k] = fma(f.xx, o.T[0][k], f.xy * o.T[1][k]);
     VT[1][k] = fma(f.xy, o.T[0][k], f.yy * o.T[1][k]);
   }
   for (int r = 0; r < 2; ++r)
-    for (int k = 0; k < 3; ++k) v_T[r][k] = two * dot3(VT[r][0], VT[r][1], VT[r][2], g.sigma[0][k], g.sigma[1][k], g.sigma[2][k]);
+    for (int k = 0; k < 3; ++k)
+      v_T[r][k] =
+          two * dot3(VT[r][0], VT[r][1], VT[r][2], g.sigma[0][k], g.sigma[1][k], g.sigma[2][k]);
   for (int r = 0; r < 3; ++r)
     for (int k = 0; k < 3; ++k) W[r][k] = fma(o.T[0][r], VT[0][k], o.T[1][r] * VT[1][k]);
   if (in.covariances) {
@@ -278,7 +302,8 @@ inline void geometry_backward(const raster::ProjectInputs& in, const raster::Pro
   } else {
     for (int r = 0; r < 3; ++r)
       for (int k = 0; k < 3; ++k)
-        sums.M[r][k] = sums.M[r][k] + keep(seen, two * dot3(W[r][0], W[r][1], W[r][2], g.M[0][k], g.M[1][k], g.M[2][k]));
+        sums.M[r][k] = sums.M[r][k] + keep(seen, two * dot3(W[r][0], W[r][1], W[r][2], g.M[0][k],
+                                                            g.M[1][k], g.M[2][k]));
   }
   // T = J R: the four entries of J that are not zero.
   F R[9];
@@ -292,16 +317,19 @@ inline void geometry_backward(const raster::ProjectInputs& in, const raster::Pro
   v_means2d.read(up.means2d + 2 * row, count);
   v_depths.read(up.depths + row, count);
   const F fx = set1(cam.fx), fy = set1(cam.fy), rz2 = o.rz * o.rz;
-  const F v_u = fx * (v_means2d[0] - keep(o.free_u, o.rz * j02)), v_v = fy * (v_means2d[1] - keep(o.free_v, o.rz * j12));
+  const F v_u = fx * (v_means2d[0] - keep(o.free_u, o.rz * j02)),
+          v_v = fy * (v_means2d[1] - keep(o.free_v, o.rz * j12));
   const F px = v_u * o.rz, py = v_v * o.rz;
   const F along = fma(v_u, o.x, v_v * o.y) + fma(fx, fnma(o.u, j02, j00), fy * fnma(o.v, j12, j11));
   const F pz = fnma(along, rz2, v_depths[0]);
-  for (int k = 0; k < 3; ++k) sums.mean[k] = sums.mean[k] + keep(seen, dot3(R[k], R[3 + k], R[6 + k], px, py, pz));
+  for (int k = 0; k < 3; ++k)
+    sums.mean[k] = sums.mean[k] + keep(seen, dot3(R[k], R[3 + k], R[6 + k], px, py, pz));
 }
 
 // Writes the gradients of SH coefficients and adds the colour's part to the centres' gradient.
-inline void colors_backward(const raster::ProjectInputs& in, const raster::ProjectGradients& up, const raster::Camera& cam,
-                            const Gaussians& g, int64_t i, int64_t row, uint32_t lanes, uint32_t& written, Sums& sums) {
+inline void colors_backward(const raster::ProjectInputs& in, const raster::ProjectGradients& up,
+                            const raster::Camera& cam, const Gaussians& g, int64_t i, int64_t row,
+                            uint32_t lanes, uint32_t& written, Sums& sums) {
   alignas(64) F basis[kMaxBasis], weights[kMaxBasis];
   F inverse_length;
   const int n = basis_count(in.sh_degree);
@@ -314,7 +342,8 @@ inline void colors_backward(const raster::ProjectInputs& in, const raster::Proje
     const int lane = __builtin_ctz(lanes);
     const int64_t row_of = row + lane;
     float rgb[3];
-    for (int c = 0; c < 3; ++c) rgb[c] = up.projected_colors[3 * row_of + c] > 0 ? up.colors[3 * row_of + c] : 0.0f;
+    for (int c = 0; c < 3; ++c)
+      rgb[c] = up.projected_colors[3 * row_of + c] > 0 ? up.colors[3 * row_of + c] : 0.0f;
     const float* rest = in.shN + (i + lane) * in.shN_stride - 3;
     float* v0 = up.v_sh0 + 3 * (i + lane);
     float* v = up.v_shN + 3 * up.num_rest * (i + lane) - 3;
@@ -331,7 +360,8 @@ inline void colors_backward(const raster::ProjectInputs& in, const raster::Proje
     }
     if (up.geometry)
       for (int k = 1; k < n; ++k)
-        weight[k * kLanes + lane] = rest[3 * k] * rgb[0] + rest[3 * k + 1] * rgb[1] + rest[3 * k + 2] * rgb[2];
+        weight[k * kLanes + lane] =
+            rest[3 * k] * rgb[0] + rest[3 * k + 1] * rgb[1] + rest[3 * k + 2] * rgb[2];
   }
   if (!up.geometry || n == 1) return;
   const Direction v = harmonics_backward(in.sh_degree, d.x, d.y, d.z, weights);
@@ -342,10 +372,12 @@ inline void colors_backward(const raster::ProjectInputs& in, const raster::Proje
 }
 
 // From dL/d(rotation times scales) to scales and raw quaternions.
-inline void shape_backward(const Gaussians& g, const Sums& sums, Columns<3>& v_scales, Columns<4>& v_quats) {
+inline void shape_backward(const Gaussians& g, const Sums& sums, Columns<3>& v_scales,
+                           Columns<4>& v_quats) {
   F V[3][3];
   for (int k = 0; k < 3; ++k) {
-    v_scales.set(k, dot3(sums.M[0][k], sums.M[1][k], sums.M[2][k], g.R[0][k], g.R[1][k], g.R[2][k]));
+    v_scales.set(k,
+                 dot3(sums.M[0][k], sums.M[1][k], sums.M[2][k], g.R[0][k], g.R[1][k], g.R[2][k]));
     for (int r = 0; r < 3; ++r) V[r][k] = sums.M[r][k] * g.scale[k];
   }
   const F w = g.quat[0], x = g.quat[1], y = g.quat[2], z = g.quat[3], two = set1(2.0f);
@@ -370,7 +402,8 @@ inline M seen_rows(const int32_t* radii, int count, uint32_t& lanes) {
   return lt(set1(0.5f), load(seen));
 }
 
-void project_backward(const raster::ProjectInputs& in, const raster::ProjectGradients& up, int64_t begin, int64_t end) {
+void project_backward(const raster::ProjectInputs& in, const raster::ProjectGradients& up,
+                      int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; i += kLanes) {
     const int count = int(end - i < kLanes ? end - i : kLanes);
     Gaussians g;

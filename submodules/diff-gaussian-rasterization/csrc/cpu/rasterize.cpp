@@ -39,7 +39,7 @@ class Workspace {
 };
 
 struct ThreadMemory {
-  std::vector<int32_t> tiles;              // of the pairs, in order
+  std::vector<int32_t> tiles;  // of the pairs, in order
   std::vector<int32_t> histogram;
   char* scratch = nullptr;
   int64_t scratch_bytes = 0;
@@ -69,7 +69,7 @@ struct Memory {
 };
 
 Memory& memory() {
-  static Memory* const m = new Memory;     // outlives the threads of other libraries
+  static Memory* const m = new Memory;  // outlives the threads of other libraries
   return *m;
 }
 
@@ -97,7 +97,8 @@ Key* radix_sort(Key* keys, Key* swap, int64_t n) {
       count[b] = total;
       total += here;
     }
-    for (int64_t i = 0; i < n; ++i) swap[count[keys[i].depth >> (p * kBits) & (kBuckets - 1)]++] = keys[i];
+    for (int64_t i = 0; i < n; ++i)
+      swap[count[keys[i].depth >> (p * kBits) & (kBuckets - 1)]++] = keys[i];
     Key* other = keys;
     keys = swap;
     swap = other;
@@ -106,7 +107,8 @@ Key* radix_sort(Key* keys, Key* swap, int64_t n) {
 }
 
 struct Layout {
-  int64_t sections, splats, values, tile_offsets, slot_offsets, pairs, masks, transmittance, last, bytes;
+  int64_t sections, splats, values, tile_offsets, slot_offsets, pairs, masks, transmittance, last,
+      bytes;
 };
 
 Layout layout(const BlendInputs& in, int64_t num_splats, int64_t num_pairs) {
@@ -166,9 +168,11 @@ void over_tiles(const BlendInputs& in, int threads, Work&& work) {
 }  // namespace
 
 int64_t project(const ProjectInputs& in, const Projected& out, int threads) {
+  const Kernels& k = kernels();  // a wrong TWINSPLAT_ISA must throw outside the threads
   int64_t bad = -1;
   parallel(threads, [&](int thread, int count) {
-    const int64_t mine = kernels().project(in, out, part(in.num_gaussians, thread, count), part(in.num_gaussians, thread + 1, count));
+    const int64_t mine = k.project(in, out, part(in.num_gaussians, thread, count),
+                                   part(in.num_gaussians, thread + 1, count));
     if (mine >= 0) {
 #pragma omp critical
       bad = bad < 0 || mine < bad ? mine : bad;
@@ -179,14 +183,15 @@ int64_t project(const ProjectInputs& in, const Projected& out, int threads) {
 
 void project_backward(const ProjectInputs& in, const ProjectGradients& g, int threads) {
   parallel(threads, [&](int thread, int count) {
-    kernels().project_backward(in, g, part(in.num_gaussians, thread, count), part(in.num_gaussians, thread + 1, count));
+    kernels().project_backward(in, g, part(in.num_gaussians, thread, count),
+                               part(in.num_gaussians, thread + 1, count));
   });
 }
 
 int slot_width(const BlendInputs& in) { return (kValues + in.values() + 3) / 4 * 4; }
 
-void blend(const BlendInputs& in, const int64_t* set_sizes, int64_t num_sets, int64_t num_cameras, const BlendOutputs& out,
-           Allocate allocate, void* context, int threads) {
+void blend(const BlendInputs& in, const int64_t* set_sizes, int64_t num_sets, int64_t num_cameras,
+           const BlendOutputs& out, Allocate allocate, void* context, int threads) {
   Memory& m = memory();
   const std::lock_guard<std::mutex> lock(m.busy);
   if (int(m.threads.size()) < threads) m.threads = std::vector<ThreadMemory>(threads);
@@ -208,7 +213,8 @@ void blend(const BlendInputs& in, const int64_t* set_sizes, int64_t num_sets, in
     for (int64_t s = 0; s < num_sections; ++s) {
       const Section& section = sections[s];
       const int64_t base = section.camera * in.num_gaussians + section.first_row;
-      const int64_t begin = part(section.num_rows, thread, team), end = part(section.num_rows, thread + 1, team);
+      const int64_t begin = part(section.num_rows, thread, team),
+                    end = part(section.num_rows, thread + 1, team);
       Key* to = keys + section.first_splat + begin;
       for (int64_t i = begin; i < end; ++i)
         if (in.radii[base + i] > 0) *to++ = {sortable(in.depths[base + i]), int32_t(i)};
@@ -222,7 +228,8 @@ void blend(const BlendInputs& in, const int64_t* set_sizes, int64_t num_sets, in
     Key* const begin = keys + section.first_splat;
     int64_t n = counts[s * threads];
     for (int t = 1; t < threads; ++t) {
-      std::memmove(begin + n, begin + part(section.num_rows, t, threads), sizeof(Key) * counts[s * threads + t]);
+      std::memmove(begin + n, begin + part(section.num_rows, t, threads),
+                   sizeof(Key) * counts[s * threads + t]);
       n += counts[s * threads + t];
     }
     const Key* sorted = radix_sort(begin, swap + section.first_splat, n);
@@ -249,7 +256,8 @@ void blend(const BlendInputs& in, const int64_t* set_sizes, int64_t num_sets, in
       int64_t i = section.first_splat + part(section.num_splats, thread, team);
       while (i < end) {
         mine.reserve_tiles(used + tiles + 4 * (end - i));
-        i = kernels().bin(in, base, keys, i, end, splats, lengths, histogram, mine.tiles.data(), mine.tiles.size(), &used);
+        i = kernels().bin(in, base, keys, i, end, splats, lengths, histogram, mine.tiles.data(),
+                          mine.tiles.size(), &used);
       }
       pair_counts[s * threads + thread] = used - before;
     }
@@ -269,9 +277,10 @@ void blend(const BlendInputs& in, const int64_t* set_sizes, int64_t num_sets, in
   const Layout places = layout(in, num_splats, num_pairs);
   char* const base = static_cast<char*>(allocate(context, places.bytes));
   int64_t header[8] = {num_splats, num_pairs, num_sections, 0, 0, 0, 0, 0};
-  for (const int64_t end : {places.sections, places.splats, places.values, places.tile_offsets, places.slot_offsets, places.pairs,
-                            places.masks, places.transmittance, places.last, places.bytes})
-    std::memset(base + end - 64, 0, 64);   // gaps between the arrays: equal calls leave equal bytes
+  for (const int64_t end :
+       {places.sections, places.splats, places.values, places.tile_offsets, places.slot_offsets,
+        places.pairs, places.masks, places.transmittance, places.last, places.bytes})
+    std::memset(base + end - 64, 0, 64);  // gaps between the arrays: equal calls leave equal bytes
   std::memcpy(base, header, sizeof header);
   std::memcpy(base + places.sections, sections.data(), sizeof(Section) * num_sections);
   const BlendState state = view_of(places, base);
@@ -297,7 +306,8 @@ void blend(const BlendInputs& in, const int64_t* set_sizes, int64_t num_sets, in
     for (int64_t s = 0; s < num_sections; ++s) {
       const Section& section = sections[s];
       const int64_t row = section.camera * in.num_gaussians + section.first_row;
-      const float* colors = in.colors + section.camera * in.colors_camera_stride + section.first_row * in.channels;
+      const float* colors =
+          in.colors + section.camera * in.colors_camera_stride + section.first_row * in.channels;
       int32_t* cursor = mine.histogram.data() + s * tiles;
       Pair* pairs = state.pairs + section.first_pair;
       int64_t slot = pair_counts[s * threads + thread];
@@ -314,7 +324,8 @@ void blend(const BlendInputs& in, const int64_t* set_sizes, int64_t num_sets, in
         }
         state.slot_offsets[i] = slot;
         for (int32_t k = 0; k < lengths[i]; ++k, ++slot, ++tile)
-          pairs[cursor[*tile]++] = {int32_t(i - section.first_splat), int32_t(slot - section.first_pair)};
+          pairs[cursor[*tile]++] = {int32_t(i - section.first_splat),
+                                    int32_t(slot - section.first_pair)};
       }
     }
   });
@@ -327,7 +338,8 @@ void blend(const BlendInputs& in, const int64_t* set_sizes, int64_t num_sets, in
   });
 }
 
-void blend_backward(const BlendInputs& in, void* buffer, const BlendGradients& gradients, int threads) {
+void blend_backward(const BlendInputs& in, void* buffer, const BlendGradients& gradients,
+                    int threads) {
   Memory& m = memory();
   const std::lock_guard<std::mutex> lock(m.busy);
   if (int(m.threads.size()) < threads) m.threads = std::vector<ThreadMemory>(threads);
@@ -367,11 +379,13 @@ void blend_backward(const BlendInputs& in, void* buffer, const BlendGradients& g
         }
         for (int f = 0; f < quads; ++f) {
           Float4 sum = {0, 0, 0, 0};
-          for (int64_t k = state.slot_offsets[i]; k < state.slot_offsets[i + 1]; ++k) sum += slots[k * quads + f];
+          for (int64_t k = state.slot_offsets[i]; k < state.slot_offsets[i + 1]; ++k)
+            sum += slots[k * quads + f];
           __builtin_memcpy(totals.data() + 4 * f, &sum, sizeof sum);
         }
         const int64_t row = base + state.splats[i].gaussian;
-        for (int d = 0; d < in.channels; ++d) g.v_colors[row * in.channels + d] = total[kValues + d];
+        for (int d = 0; d < in.channels; ++d)
+          g.v_colors[row * in.channels + d] = total[kValues + d];
         if (!g.geometry) continue;
         // The sums are of -dL/dq.
         const float* conic = in.conics + 3 * row;

@@ -38,7 +38,9 @@ inline F reciprocal(F a) {
   const F r = _mm512_rcp14_ps(a);
   return mul(r, fnma(a, r, set1(2.0f)));
 }
-inline F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline F round(F a) {
+  return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 inline F scale2(F a, F n) { return _mm512_scalef_ps(a, n); }
 inline float sum(F a) { return _mm512_reduce_add_ps(a); }
 inline F sqrt(F a) { return _mm512_sqrt_ps(a); }
@@ -48,7 +50,7 @@ inline void sums4(F a, F b, F c, F d, float* to) {
   const F ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
   const F cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
   const F low = _mm512_shuffle_ps(ab, cd, 0x44), high = _mm512_shuffle_ps(ab, cd, 0xee);
-  const F s = _mm512_add_ps(low, high);    // four partial sums of a, b, c, d
+  const F s = _mm512_add_ps(low, high);  // four partial sums of a, b, c, d
   const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(s), _mm512_extractf32x8_ps(s, 1));
   _mm_store_ps(to, _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1)));
 }
@@ -57,7 +59,9 @@ inline void sums4(F a, F b, F c, F d, float* to) {
 
 constexpr int kLanes = 8, kBlockWidth = 4, kBlockHeight = 2;
 using F = __m256;
-struct M { __m256 v; };
+struct M {
+  __m256 v;
+};
 inline F load(const float* p) { return _mm256_load_ps(p); }
 inline void store(float* p, F a) { _mm256_store_ps(p, a); }
 inline F set1(float a) { return _mm256_set1_ps(a); }
@@ -111,7 +115,9 @@ inline void sums4(F a, F b, F c, F d, float* to) {
 constexpr int kLanes = 4, kBlockWidth = 2, kBlockHeight = 2;
 typedef float F __attribute__((vector_size(16)));
 typedef int32_t I __attribute__((vector_size(16)));
-struct M { I v; };
+struct M {
+  I v;
+};
 inline F load(const float* p) { return *reinterpret_cast<const F*>(p); }
 inline void store(float* p, F a) { *reinterpret_cast<F*>(p) = a; }
 inline F set1(float a) { return F{a, a, a, a}; }
@@ -127,9 +133,7 @@ inline M ge(F a, F b) { return {a >= b}; }
 inline M lt(F a, F b) { return {a < b}; }
 inline M both(M a, M b) { return {a.v & b.v}; }
 inline M but_not(M a, M b) { return {a.v & ~b.v}; }
-inline uint32_t bits(M a) {
-  return (a.v[0] & 1) | (a.v[1] & 2) | (a.v[2] & 4) | (a.v[3] & 8);
-}
+inline uint32_t bits(M a) { return (a.v[0] & 1) | (a.v[1] & 2) | (a.v[2] & 4) | (a.v[3] & 8); }
 inline bool any(M a) { return bits(a) != 0; }
 inline F keep(M m, F a) { return (F)((I)a & m.v); }
 inline F select(M m, F a, F b) { return m.v ? a : b; }
@@ -141,7 +145,8 @@ inline F round(F a) {
 inline F scale2(F a, F n) { return (F)((I)a + (__builtin_convertvector(n, I) << 23)); }
 inline float sum(F a) { return (a[0] + a[2]) + (a[1] + a[3]); }
 inline F sqrt(F a) {
-  return F{__builtin_sqrtf(a[0]), __builtin_sqrtf(a[1]), __builtin_sqrtf(a[2]), __builtin_sqrtf(a[3])};
+  return F{__builtin_sqrtf(a[0]), __builtin_sqrtf(a[1]), __builtin_sqrtf(a[2]),
+           __builtin_sqrtf(a[3])};
 }
 inline F exponent(F a) { return __builtin_convertvector(((I)a >> 23) - 127, F); }
 inline F mantissa(F a) { return (F)(((I)a & 0x7fffff) | 0x3f800000); }
