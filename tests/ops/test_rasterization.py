@@ -13,7 +13,7 @@ from gaussian_renderer import reference
 from tests.ops.scenes import Scene, make_scene
 
 VALUE_TOLERANCE = 2e-5  # float32 sums of dozens of terms of order 1
-GRADIENT_TOLERANCE = 1e-4  # relative L2: float32 conics of needle-like Gaussians
+GRADIENT_TOLERANCE = 3e-4  # relative L2; a lone round Gaussian has a quaternion gradient near 0
 
 
 @dataclass(frozen=True)

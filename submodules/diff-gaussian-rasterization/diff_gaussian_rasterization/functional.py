@@ -9,6 +9,8 @@ from torch import Tensor
 
 from diff_gaussian_rasterization._operators import DepthMode, ops
 
+MIN_COVERAGE = 1e-10  # alpha below which a pixel counts as empty
+
 RasterizeMode = Literal["classic", "antialiased"]
 Depth = Literal["none", "accumulated", "expected"]
 
@@ -146,11 +148,14 @@ def rasterization(
     if depth == "accumulated":
         seen = accumulated
     elif depth == "expected":
-        # Where nothing was hit both are zero, and so is the quotient.
-        seen = accumulated / alpha.clamp_min(torch.finfo(alpha.dtype).tiny)
+        # Where nothing was hit both are zero, and so is the quotient; a smaller floor would turn
+        # the gradient of such a pixel into infinity.
+        seen = accumulated / alpha.clamp_min(MIN_COVERAGE)
     if set_sizes is None:
         color, alpha, seen = color[0], alpha[0], None if seen is None else seen[0]
-    return Rasterization(color, alpha, seen, projection.means2d, probe, projection.radii)
+    # Without geometry gradients the centres are no leaf of anything that learns.
+    means2d = projection.means2d if geometry_grad else projection.means2d.detach()
+    return Rasterization(color, alpha, seen, means2d, probe, projection.radii)
 
 
 def project(
@@ -210,6 +215,10 @@ def _split_colors(
         if not isinstance(colors, Tensor) or colors.dim() != 2:
             got = tuple(colors.shape) if isinstance(colors, Tensor) else type(colors).__name__
             raise ValueError(f"colors must be features [M, D] when sh_degree is None, got {got}")
+        is_finite = colors.detach().isfinite().all(dim=1)
+        if not bool(is_finite.all()):
+            row = int((~is_finite).nonzero()[0])
+            raise ValueError(f"colors must be finite, got {colors[row].tolist()} in row {row}")
         return None, None, colors
     if isinstance(colors, Tensor):
         if colors.dim() != 3 or colors.shape[1] < 1:
