@@ -365,12 +365,12 @@ def print_table(rows: list[Row]) -> None:
         )
 
 
-def write_csv(rows: list[Row], context: dict[str, str]) -> None:
+def write_csv(path: Path, rows: list[Row], context: dict[str, str]) -> None:
     """Appends the table with where, when and from what it was made."""
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     names = [f.name for f in fields(Row)]
-    is_new = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, [*names, "ratio", *context])
         if is_new:
             writer.writeheader()
@@ -394,7 +394,7 @@ def main() -> None:
     rows = [row for isa in options.isas for row in rows_of(options, isa)]
     print_table(rows)
     if options.csv:
-        write_csv(rows, context)
+        write_csv(RESULTS, rows, context)
         print(f"appended to {RESULTS.relative_to(ROOT)}")
 
 

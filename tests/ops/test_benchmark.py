@@ -1,5 +1,6 @@
 """The benchmark compares like with like: its baseline draws what the reference draws."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from diff_gaussian_rasterization import rasterization
 
 from gaussian_renderer import reference
 from scripts import torch_tiles, workload
-from scripts.bench_rasterizer import Options, work_through
+from scripts.bench_rasterizer import Options, Row, work_through, write_csv
 
 
 def test_the_baseline_equals_the_reference() -> None:
@@ -66,6 +67,17 @@ def test_external_workloads_are_read_from_code_and_from_files(tmp_path: Path) ->
         f"    return dict(np.load({str(path)!r}))\n"
     )
     assert torch.equal(workload.from_generator(code, "any", 50, 32, 24).means, work.means)
+
+
+def test_results_are_appended_with_their_context(tmp_path: Path) -> None:
+    row = Row("rasterization", 50_000, "400x300", 3, "avx2", 2, 10.0, 25.0, 48.0, 9, 900.0, 2500.0)
+    path = tmp_path / "results" / "bench.csv"
+    for date in ("2026-01-01", "2026-01-02"):
+        write_csv(path, [row], {"date": date})
+    with path.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["date"] for line in lines] == ["2026-01-01", "2026-01-02"]
+    assert {line["ratio"] for line in lines} == {"100.0"}
 
 
 @pytest.mark.parametrize("baselines", [False, True])
