@@ -117,7 +117,7 @@ def propose(
     messages.note(
         f"candidates by {ANNOUNCEMENT[settings.kind]}; {len(view_ids)} photos -> {folder}"
     )
-    index = TrackIndex([capture.views[i] for i in view_ids])
+    index = TrackIndex([capture.views[i] for i in sorted({*capture.train, *view_ids})])
     num_kept = 0
     for view_id in tqdm(view_ids, desc="candidates", unit="photo", disable=messages.quiet):
         view = capture.views[view_id]
