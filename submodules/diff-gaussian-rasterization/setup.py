@@ -22,6 +22,7 @@ setup(
             # Results must not depend on how a compiler fuses: kernels say where they want FMA.
             extra_compile_args=[
                 "-O3",
+                "-g0",
                 "-std=c++20",
                 "-fopenmp",
                 "-fno-math-errno",
