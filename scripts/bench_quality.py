@@ -31,6 +31,8 @@ CONFIGURATIONS = {
     "single": "--method single",
     "single-hard": "--method single --branch_masks hard",
     "single-soft": "--method single --branch_masks soft",
+    "single-oracle": "--method single --masks gt_distractors --invert_masks",
+    "dual-oracle": "--method dual --branch_masks none none --masks gt_distractors --invert_masks",
     "dual": "--method dual",
     "ema": "--method ema",
 }
