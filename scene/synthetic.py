@@ -84,7 +84,7 @@ def make_capture(out: Path, size: CaptureSize, seed: int = 0) -> None:
     room = build_room(rooms, size.texels_per_metre)
     train = _walk(walk, size, test=False)
     test = _walk(walk, size, test=True)
-    moving = place_extras(extras_rng, hire_cast(clothes), train, room).solids
+    moving = place_extras(extras_rng, hire_cast(clothes), train, room)
     views = train + test
     extras = moving + ((),) * len(test)
     names = [f"walk_{k:03d}.png" for k in range(len(train))]
