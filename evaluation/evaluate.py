@@ -219,7 +219,7 @@ def _protocol(views: RunViews, ids: tuple[int, ...]) -> Protocol:
         quantisation="both as 8-bit sRGB, fractions of a level cut off",
         ssim_window=f"{WINDOW}x{WINDOW} gaussian, sigma {WINDOW_SIGMA}, valid region",
         averaging="each image alone, then the mean over images",
-        resize="area",
+        resize="area average, or the scene's own images_2, _4, _8 where they fit",
         resolution=views.run.config.model.resolution,
         masked=any(views.capture.mask(view_id) is not None for view_id in ids),
     )
