@@ -235,6 +235,10 @@ class AgreementConfig:
     agreement_weight: float | None = None
     """Weight of the L1 difference between the branches; None is 1.0 for dual, 0.1 for ema."""
 
+    agreement_gradient: Literal["all", "distrusted"] = "all"
+    """Where a branch is pulled towards the others at its own view: everywhere, as in the paper, or
+    only where its mask distrusts the photo."""
+
     agreement_from_iter: int | None = None
     """Step from which branches must agree; None is 1,000 of 30,000."""
 
@@ -262,6 +266,10 @@ class MaskConfig:
 
     mask_from_iter: int | None = None
     """First step of the soft mask's learning; None is 0, and 1,000 of 30,000 for ema."""
+
+    mask_target: Literal["photo", "composite"] = "photo"
+    """What a distrusted pixel is compared with: the photo, as in the paper, so that SSIM windows
+    beside it still see the distractor; or the render itself, so that they see no difference."""
 
     mask_dilation: int = 0
     """Pixels by which a hard mask's distractors grow."""

@@ -149,7 +149,13 @@ class Segments:
         counts = labels.flatten(1).amax(1)
         before = torch.cumsum(counts, 0) - counts
         named = torch.where(labels > 0, labels + before[:, None, None], 0).flatten(1)
-        members, atoms = torch.unique(named, dim=1, return_inverse=True)
+        atoms = torch.zeros_like(named[0])
+        for layer in named:  # one number at a time: unique columns take ten times longer
+            atoms = torch.unique(atoms * (int(layer.max()) + 1) + layer, return_inverse=True)[1]
+        members = torch.zeros(
+            len(named), int(atoms.max()) + 1, dtype=torch.long, device=atoms.device
+        )
+        members[:, atoms] = named
         sizes = torch.bincount(atoms, minlength=members.shape[1]).float()
         areas = cls._gather(members, sizes, int(counts.sum()) + 1)
         return cls(atoms.reshape(labels.shape[1:]), members, areas)

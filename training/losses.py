@@ -24,12 +24,20 @@ def color_term(
     image: Float[Tensor, "1 H W 3"],
     weight: Float[Tensor, "1 H W"],
     lambda_dssim: float,
+    *,
+    composite: bool,
 ) -> LossTerm:
     """Colour and structure error of a branch at its own view, learnt from trusted pixels only.
 
     The weight scales gradients and nothing else: the value, and the SSIM windows beside a
     distractor, see the whole picture (arXiv 2506.03538, X = M R + (1 - M) sg(R)).
+
+    Args:
+        composite: compare distrusted pixels with the render itself, so that neither the value nor
+            a window beside them sees the distractor.
     """
+    if composite:
+        image = torch.lerp(color.detach(), image, weight[..., None])
     value = photometric_loss(color, image, lambda_dssim=lambda_dssim, gradient_weight=weight)
     return LossTerm(f"color/{name}", 1.0, value)
 
@@ -46,6 +54,13 @@ def agreement_term(pictures: list[list[Float[Tensor, "1 H W 3"]]], weight: float
         for mine, theirs in zip(first, second, strict=True)
     ]
     return LossTerm("agreement", weight, torch.stack(gaps).sum())
+
+
+def only_where_distrusted(
+    color: Float[Tensor, "1 H W 3"], weight: Float[Tensor, "1 H W"]
+) -> Float[Tensor, "1 H W 3"]:
+    """The same picture, whose gradient is scaled by how little its photo is trusted."""
+    return torch.lerp(color.detach(), color, 1 - weight[..., None])
 
 
 def weighted_sum(terms: list[LossTerm]) -> Float[Tensor, ""]:

@@ -13,7 +13,13 @@ from arguments.config import TrainConfig
 from masks.maskers import MaskResult
 from scene.cameras import Cameras
 from training.branches import BranchView, RenderSettings, TrainedBranch, UpdateContext
-from training.losses import LossTerm, agreement_term, color_term, weighted_sum
+from training.losses import (
+    LossTerm,
+    agreement_term,
+    color_term,
+    only_where_distrusted,
+    weighted_sum,
+)
 from training.optimizers import LearningRates
 from training.randomness import generator
 from training.schedule import Schedule
@@ -84,11 +90,21 @@ def train_step(state: TrainState, views: list[TrainView], context: StepContext) 
     masks = [_mask(b, o, v, step) for b, o, v in zip(trained, own, views, strict=True)]
 
     terms = [
-        color_term(b.name, o.color, v.image, m.weight, config.optimization.lambda_dssim)
+        color_term(
+            b.name,
+            o.color,
+            v.image,
+            m.weight,
+            config.optimization.lambda_dssim,
+            composite=config.mask.mask_target == "composite",
+        )
         for b, o, v, m in zip(trained, own, views, masks, strict=True)
     ]
     if agreeing:
         colors = [[view.color for view in branch] for branch in pictures]
+        if config.agreement.agreement_gradient == "distrusted":
+            for i, mask in enumerate(masks):
+                colors[i][i] = only_where_distrusted(colors[i][i], mask.weight)
         terms.append(agreement_term(colors, context.agreement_weight))
     if step >= schedule.mask_from:
         terms += [
