@@ -21,7 +21,9 @@ sys.path.insert(0, str(ROOT))
 
 from evaluation.evaluate import Evaluation, read_metrics  # noqa: E402 - after the path is set
 
-METHODS = ("single", "dual", "ema")
+# What each method is told beside the common settings. The paper's agreement weight of 1 is for
+# 30,000 steps; in a short run it blurs: 25.2 dB against 26.2 dB with 0.1 (1500 steps at -r 2).
+EXTRA = {"single": [], "dual": ["--agreement_weight", "0.1"], "ema": []}
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,10 @@ class Demo:
     out: Path = Path("output/demo")
     """Folder of the capture, the runs and the report."""
 
-    iterations: int = 1500
+    iterations: int = 2500
     """Steps of each run; every schedule scales with it."""
 
-    max_gaussians: int = 40_000
+    max_gaussians: int = 30_000
     """Most Gaussians of a model."""
 
     preset: Literal["room", "tiny"] = "room"
@@ -72,7 +74,7 @@ def run_method(demo: Demo, method: str) -> Evaluation:
     """Train, render and measure one way of learning."""
     out = demo.out / method
     settings = ["--iterations", str(demo.iterations), "--seed", str(demo.seed)]
-    settings += ["--max_gaussians", str(demo.max_gaussians), "--overwrite"]
+    settings += ["--max_gaussians", str(demo.max_gaussians), "--overwrite", *EXTRA[method]]
     call("train.py", "-s", demo.capture, "-m", out, "--method", method, *settings)
     call("render.py", "-m", out, "--quiet")
     call("evaluate.py", "-m", out, "--quiet")
@@ -99,9 +101,9 @@ def main() -> None:
     demo = tyro.cli(Demo)
     began = time.perf_counter()
     make_capture(demo)
-    results = {method: run_method(demo, method) for method in METHODS}
+    results = {method: run_method(demo, method) for method in EXTRA}
     page = demo.out / "report.html"
-    call("-m", "evaluation.report", *(demo.out / method for method in METHODS), "-o", page)
+    call("-m", "evaluation.report", *(demo.out / method for method in EXTRA), "-o", page)
     minutes = (time.perf_counter() - began) / 60
     print(f"\n{table(results)}")
     print(f"\nmeasured on {results['dual'].num_views} clean views that no run has seen")
