@@ -233,7 +233,8 @@ class AgreementConfig:
     """What ties the branches together."""
 
     agreement_weight: float | None = None
-    """Weight of the L1 difference between the branches; None is 1.0 for dual, 0.1 for ema."""
+    """Weight of the L1 difference between the branches; None is 0.1 for ema, and for dual 1.0 at
+    30,000 iterations, less in proportion for shorter runs, which it would slow too much."""
 
     agreement_gradient: Literal["all", "distrusted"] = "all"
     """Where a branch is pulled towards the others at its own view: everywhere, as in the paper, or
@@ -241,6 +242,10 @@ class AgreementConfig:
 
     agreement_from_iter: int | None = None
     """Step from which branches must agree; None is 1,000 of 30,000."""
+
+    supervision: Literal["own", "all"] = "all"
+    """Photos that a branch of dual learns from in a step: that of its own view, as in the paper,
+    or of every view that it renders for the agreement anyway."""
 
     ema_decay: float = 0.8
     """Share of itself that the averaged branch keeps at each step."""

@@ -34,6 +34,7 @@ CONFIGURATIONS = {
     "single-oracle": "--method single --masks gt_distractors --invert_masks",
     "dual-oracle": "--method dual --branch_masks none none --masks gt_distractors --invert_masks",
     "dual": "--method dual",
+    "dual-paper": "--method dual --agreement_weight 1 --supervision own --mask_target photo",
     "ema": "--method ema",
 }
 
@@ -67,7 +68,10 @@ class Study:
     """Width of the photos."""
 
     jobs: int = 1
-    """Runs at the same time, each on its share of the cores."""
+    """Runs at the same time."""
+
+    threads: int | None = None
+    """Threads of each run; None is its share of the cores."""
 
     extra: str = ""
     """Further flags for every run."""
@@ -107,7 +111,7 @@ def run(study: Study, configuration: str, seed: int) -> Row:
     """Train and measure once."""
     out = study.out / study.name / f"{configuration}-{seed}"
     flags = f"{CONFIGURATIONS[configuration]} {study.extra}".strip()
-    threads = max(1, (os.cpu_count() or 1) // study.jobs)
+    threads = study.threads or max(1, (os.cpu_count() or 1) // study.jobs)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     if not (out / "metrics.json").is_file():
         train = ["train.py", "-s", study.scene, "-m", out, "-r", study.width, "--seed", seed]

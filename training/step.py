@@ -87,31 +87,23 @@ def train_step(state: TrainState, views: list[TrainView], context: StepContext) 
     own = [pictures[i][i if agreeing else 0] for i in range(len(trained))]
     for branch, view in zip(trained, own, strict=True):
         branch.strategy.step_pre_backward(branch.growth, view.render)
-    masks = [_mask(b, o, v, step) for b, o, v in zip(trained, own, views, strict=True)]
 
-    terms = [
-        color_term(
-            b.name,
-            o.color,
-            v.image,
-            m.weight,
-            config.optimization.lambda_dssim,
-            composite=config.mask.mask_target == "composite",
-        )
-        for b, o, v, m in zip(trained, own, views, masks, strict=True)
-    ]
+    terms: list[LossTerm] = []
+    own_masks: list[MaskResult] = []
+    for i, branch in enumerate(trained):
+        everything = agreeing and config.agreement.supervision == "all"
+        for j in range(len(views)) if everything else (i,):
+            picture = pictures[i][j if agreeing else 0]
+            mask = _mask(branch, picture, views[j], step)
+            terms += _supervise(branch, picture, views[j], mask, context, step)
+            if j == i:
+                own_masks.append(mask)
     if agreeing:
         colors = [[view.color for view in branch] for branch in pictures]
         if config.agreement.agreement_gradient == "distrusted":
-            for i, mask in enumerate(masks):
+            for i, mask in enumerate(own_masks):
                 colors[i][i] = only_where_distrusted(colors[i][i], mask.weight)
         terms.append(agreement_term(colors, context.agreement_weight))
-    if step >= schedule.mask_from:
-        terms += [
-            LossTerm(f"mask/{b.name}", config.mask.mask_weight, m.loss)
-            for b, m in zip(trained, masks, strict=True)
-            if m.loss is not None
-        ]
     loss = weighted_sum(terms)
     loss.backward()
 
@@ -130,7 +122,7 @@ def train_step(state: TrainState, views: list[TrainView], context: StepContext) 
         loss.detach(),
         [LossTerm(t.name, t.weight, t.value.detach()) for t in terms],
         (own[0].color.detach() - views[0].image).square().mean(),
-        masks[0].weight.mean(),
+        own_masks[0].weight.mean(),
     )
 
 
@@ -154,6 +146,31 @@ def _render(
         branch.render([view.camera], settings)
         for branch, view in zip(state.trained, views, strict=True)
     ]
+
+
+def _supervise(
+    branch: TrainedBranch,
+    picture: BranchView,
+    view: TrainView,
+    mask: MaskResult,
+    context: StepContext,
+    step: int,
+) -> list[LossTerm]:
+    """What a branch learns from one photo: colour, and its mask's own lesson when that is due."""
+    config = context.config
+    terms = [
+        color_term(
+            branch.name,
+            picture.color,
+            view.image,
+            mask.weight,
+            config.optimization.lambda_dssim,
+            composite=config.mask.mask_target == "composite",
+        )
+    ]
+    if mask.loss is not None and step >= context.schedule.mask_from:
+        terms.append(LossTerm(f"mask/{branch.name}", config.mask.mask_weight, mask.loss))
+    return terms
 
 
 def _mask(branch: TrainedBranch, own: BranchView, view: TrainView, step: int) -> MaskResult:

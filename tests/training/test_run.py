@@ -10,8 +10,8 @@ import torch
 from arguments.cli import parse_train
 from arguments.messages import ExitCode, Messages, UserError
 from training import checkpoint
-from training.run import train
-from training.run_folder import load_run, ply_path
+from training.run import prepare, train
+from training.run_folder import RunRecord, load_run, ply_path
 
 LAST = 30
 
@@ -116,9 +116,7 @@ def test_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
     assert newest.with_suffix(".safetensors.bad").is_file()
 
 
-def test_checkpoint_without_its_manifest_does_not_exist(
-    tiny_capture: Path, tmp_path: Path
-) -> None:
+def test_checkpoint_without_its_manifest_does_not_exist(tiny_capture: Path, tmp_path: Path) -> None:
     run(tiny_capture, tmp_path, "--method", "single", "--iterations", "2")
     (tmp_path / "checkpoints" / "step_000002.json").unlink()
     assert checkpoint.load_newest(tmp_path, Messages(quiet=True)) is None
@@ -139,9 +137,6 @@ def test_pickle_checkpoints_are_refused_unread(tmp_path: Path) -> None:
 
 
 def test_training_lowers_the_error(tiny_capture: Path, tmp_path: Path) -> None:
-    from training.run import prepare  # noqa: PLC0415
-    from training.run_folder import RunRecord  # noqa: PLC0415
-
     line = ["-s", str(tiny_capture), "-m", str(tmp_path), "--quiet", "--method", "single"]
     config, _ = parse_train([*line, "--iterations", "60"])
     tmp_path.mkdir(exist_ok=True)

@@ -1,0 +1,151 @@
+"""One step: who renders what, who learns from what, and what masks do to gradients."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from arguments.cli import parse_train
+from arguments.messages import Messages
+from training.loop import Run
+from training.losses import agreement_term, color_term, only_where_distrusted
+from training.run import prepare
+from training.run_folder import RunRecord
+from training.setup import agreement_weight
+from training.step import StepStats, train_step
+
+
+def prepared(scene: Path, out: Path, *extra: str) -> Run:
+    """A run before its first step, without hard masks so that no candidates are needed."""
+    out.mkdir(exist_ok=True)
+    line = ["-s", str(scene), "-m", str(out), "--quiet", "--iterations", "20", *extra]
+    return prepare(parse_train(line)[0], RunRecord("running", 0), Messages(quiet=True))
+
+
+def one_step(run: Run) -> StepStats:
+    """Train one step."""
+    names = [branch.name for branch in run.parts.state.trained]
+    return train_step(
+        run.parts.state, run.views.draw(run.parts.state.step, names), run.parts.context
+    )
+
+
+def terms(stats: StepStats) -> list[str]:
+    """Names of the loss terms."""
+    return [term.name for term in stats.terms]
+
+
+def test_branches_agree_only_after_the_warm_up(tiny_capture: Path, tmp_path: Path) -> None:
+    masks = ("--branch_masks", "none", "soft")
+    run = prepared(tiny_capture, tmp_path, *masks, "--agreement_from_iter", "1")
+    assert terms(one_step(run)) == ["color/a", "color/b", "mask/b"]
+    assert "agreement" in terms(one_step(run))
+
+
+@pytest.mark.parametrize(("supervision", "photos"), [("own", 1), ("all", 2)])
+def test_supervision_says_how_many_photos_teach_a_branch(
+    supervision: str, photos: int, tiny_capture: Path, tmp_path: Path
+) -> None:
+    run = prepared(
+        tiny_capture, tmp_path, "--branch_masks", "none", "none", "--agreement_from_iter", "0",
+        "--supervision", supervision,
+    )  # fmt: skip
+    assert terms(one_step(run)).count("color/a") == photos
+
+
+def test_both_branches_of_dual_learn_and_differ(tiny_capture: Path, tmp_path: Path) -> None:
+    run = prepared(tiny_capture, tmp_path, "--branch_masks", "none", "soft")
+    for _ in range(5):
+        one_step(run)
+    first, second = (branch.gaussians.means for branch in run.parts.state.trained)
+    assert not torch.equal(first, second)
+
+
+def test_proxy_gets_no_gradient_and_follows(tiny_capture: Path, tmp_path: Path) -> None:
+    run = prepared(
+        tiny_capture, tmp_path, "--method", "ema", "--branch_masks", "none",
+        "--agreement_from_iter", "0",
+    )  # fmt: skip
+    live, proxy = run.parts.state.branches
+    before = proxy.gaussians.means.clone()
+    one_step(run)
+    assert proxy.gaussians.means.grad is None
+    torch.testing.assert_close(
+        proxy.gaussians.means, torch.lerp(before, live.gaussians.means.detach(), 0.2)
+    )
+
+
+def test_same_seed_same_result_and_other_seed_other_result(
+    tiny_capture: Path, tmp_path: Path
+) -> None:
+    means = []
+    for seed in ("1", "1", "2"):
+        folder = tmp_path / str(len(means))
+        run = prepared(tiny_capture, folder, "--method", "single", "--seed", seed)
+        for _ in range(3):
+            one_step(run)
+        means.append(run.parts.state.result.means.detach())
+    assert torch.equal(means[0], means[1])
+    assert not torch.equal(means[0], means[2])
+
+
+def test_agreement_weight_follows_the_length_of_the_run() -> None:
+    def weight(line: str) -> float:
+        return agreement_weight(parse_train(["-s", "x", *line.split()])[0])
+
+    assert weight("--iterations 30000") == weight("--iterations 100000") == 1.0
+    assert weight("--iterations 3000") == pytest.approx(0.1)
+    assert weight("--iterations 3000 --method ema") == 0.1
+    assert weight("--iterations 3000 --agreement_weight 1") == 1.0
+
+
+def pictures(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A render, a photo, and a mask that distrusts the left half."""
+    color = torch.rand(1, 24, 24, 3, generator=generator, requires_grad=True)
+    image = torch.rand(1, 24, 24, 3, generator=generator)
+    weight = torch.ones(1, 24, 24)
+    weight[:, :, :12] = 0
+    return color, image, weight
+
+
+@pytest.mark.parametrize("composite", [False, True])
+def test_distrusted_pixels_get_no_gradient(composite: bool, generator: torch.Generator) -> None:
+    color, image, weight = pictures(generator)
+    color_term("a", color, image, weight, 0.2, composite=composite).value.backward()
+    assert color.grad is not None
+    assert not color.grad[:, :, :12].any()
+    assert color.grad[:, :, 12:].any()
+
+
+def test_composite_target_hides_the_distractor_from_the_pixels_beside_it(
+    generator: torch.Generator,
+) -> None:
+    color, image, weight = pictures(generator)
+    other = image.clone()
+    other[:, :, :12] = 1 - other[:, :, :12]
+    for composite in (True, False):
+        grads = []
+        for photo in (image, other):
+            color.grad = None
+            color_term("a", color, photo, weight, 0.2, composite=composite).value.backward()
+            grads.append(color.grad)
+        assert torch.equal(*grads) == composite
+
+
+def test_agreement_is_zero_between_equal_pictures_and_unmasked(
+    generator: torch.Generator,
+) -> None:
+    color, image = (picture.detach() for picture in pictures(generator)[:2])
+    assert float(agreement_term([[color], [color]], 1.0).value) == 0
+    gap = agreement_term([[color], [image]], 1.0).value
+    torch.testing.assert_close(gap, (color - image).abs().mean())
+
+
+def test_pull_only_where_distrusted_leaves_the_value(generator: torch.Generator) -> None:
+    color, _, weight = pictures(generator)
+    same = only_where_distrusted(color, weight)
+    assert torch.equal(same.detach(), color.detach())
+    same.sum().backward()
+    assert color.grad is not None
+    assert color.grad[:, :, :12].eq(1).all()
+    assert not color.grad[:, :, 12:].any()
