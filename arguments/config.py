@@ -272,7 +272,7 @@ class MaskConfig:
     mask_from_iter: int | None = None
     """First step of the soft mask's learning; None is 0, and 1,000 of 30,000 for ema."""
 
-    mask_target: Literal["photo", "composite"] = "photo"
+    mask_target: Literal["photo", "composite"] = "composite"
     """What a distrusted pixel is compared with: the photo, as in the paper, so that SSIM windows
     beside it still see the distractor; or the render itself, so that they see no difference."""
 
