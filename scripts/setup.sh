@@ -57,18 +57,18 @@ fi
 py=.venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 echo "setup: installing into .venv (a few minutes the first time)" >&2
-"$py" -c 'import torch' 2>/dev/null || "$py" -m pip install -q "$TORCH" 2> >(grep -v '^WARNING: Location' >&2)
+"$py" -W ignore -c 'import torch' 2>/dev/null || "$py" -m pip install -q "$TORCH" 2> >(grep -v '^WARNING: Location' >&2)
 "$py" -m pip install -q "pip>=25.1" "setuptools>=77" wheel ninja 2> >(grep -v '^WARNING: Location' >&2)
 # Nothing that follows may replace torch.
-"$py" -c 'import torch; print("torch==" + torch.__version__.split("+")[0])' > .venv/constraints.txt
-before=$("$py" -c 'import torch; print(torch.__version__)')
+"$py" -W ignore -c 'import torch; print("torch==" + torch.__version__.split("+")[0])' > .venv/constraints.txt
+before=$("$py" -W ignore -c 'import torch; print(torch.__version__)')
 groups=()
 if [ "$dev" = 1 ]; then groups=(--group dev); fi
 "$py" -m pip install -q -c .venv/constraints.txt ".[log]" "${groups[@]}" 2> >(grep -v '^WARNING: Location' >&2)
 if [ "$cpu" = 1 ]; then export TWINSPLAT_CPU_ONLY=1; fi
 "$py" -m pip install -q --no-build-isolation --no-deps \
   -e submodules/simple-knn -e submodules/diff-gaussian-rasterization
-after=$("$py" -c 'import torch; print(torch.__version__)')
+after=$("$py" -W ignore -c 'import torch; print(torch.__version__)')
 if [ "$before" != "$after" ]; then
   echo "error: installing replaced torch $before by $after; remove .venv and report this" >&2
   exit 4
