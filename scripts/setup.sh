@@ -66,7 +66,7 @@ groups=()
 if [ "$dev" = 1 ]; then groups=(--group dev); fi
 "$py" -m pip install -q -c .venv/constraints.txt ".[log]" "${groups[@]}" 2> >(grep -v '^WARNING: Location' >&2)
 if [ "$cpu" = 1 ]; then export TWINSPLAT_CPU_ONLY=1; fi
-"$py" -m pip install -q --no-build-isolation --no-deps \
+PYTHONWARNINGS=ignore "$py" -m pip install -q --no-build-isolation --no-deps \
   -e submodules/simple-knn -e submodules/diff-gaussian-rasterization
 after=$("$py" -W ignore -c 'import torch; print(torch.__version__)')
 if [ "$before" != "$after" ]; then
