@@ -21,7 +21,6 @@ sys.path.insert(0, str(ROOT))
 
 from evaluation.evaluate import Evaluation, read_metrics  # noqa: E402 - after the path is set
 
-
 METHODS = ("single", "dual", "ema")
 
 
