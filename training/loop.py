@@ -10,11 +10,11 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from scene.capture import Capture
 from tqdm import tqdm
 
 from arguments.config import TrainConfig
 from arguments.messages import ExitCode, Messages, UserError
+from scene.capture import Capture
 from scene.gaussians import Gaussians
 from training import checkpoint
 from training.randomness import pick

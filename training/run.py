@@ -183,6 +183,7 @@ def train(config: TrainConfig, messages: Messages) -> int:
     claim(config)
     record = RunRecord("running", 0, commit=commit(), versions=versions())
     folder = config.model.model_path
+    record.write(folder)
     run: Run | None = None
     try:
         run = prepare(config, record, messages)

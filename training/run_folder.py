@@ -2,19 +2,20 @@
 
 import json
 import platform
+import shutil
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
-from scene.ply import Splats, read_ply, write_ply
 
 from arguments.config import TrainConfig
 from arguments.messages import ExitCode, Messages, UserError
 from arguments.serialization import from_plain, to_json
 from scene.atomic import write_atomic
 from scene.gaussians import Gaussians
+from scene.ply import Splats, read_ply, write_ply
 
 Status = Literal["running", "finished", "stopped", "failed"]
 
@@ -78,15 +79,17 @@ def claim(config: TrainConfig) -> None:
         UserError: there is a run and neither --resume nor --overwrite, or it cannot be written.
     """
     folder = config.model.model_path
-    record = folder / "run.json"
-    if record.is_file() and not (config.run.resume or config.run.overwrite):
-        step = _recorded_step(record)
+    step = _recorded_step(folder / "run.json")
+    continues = config.run.resume or config.run.start_checkpoint is not None
+    if step > 0 and not (continues or config.run.overwrite):
         raise UserError(
             f"'{folder}' has a run at step {step}; --resume, --overwrite or another -m",
             ExitCode.USAGE,
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not continues:
+            remove_run(folder)
         probe = folder / ".writable.tmp"
         probe.write_bytes(b"")
         probe.unlink()
@@ -96,7 +99,21 @@ def claim(config: TrainConfig) -> None:
         ) from None
 
 
+def remove_run(folder: Path) -> None:
+    """Remove what an earlier run wrote, so that nothing of it can be taken for the next one's.
+
+    Undistorted photos and candidates stay: they are checked before they are used again.
+    """
+    for name in ("checkpoints", "point_cloud", "renders", "tensorboard"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("run.json", "config.json", "metrics.json"):
+        (folder / name).unlink(missing_ok=True)
+
+
 def _recorded_step(path: Path) -> int:
+    """Updates that the run in a folder has saved; 0 where there is none."""
+    if not path.is_file():
+        return 0
     try:
         return int(json.loads(path.read_text("utf-8"))["step"])
     except (ValueError, KeyError, TypeError):

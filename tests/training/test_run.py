@@ -100,6 +100,21 @@ def test_second_run_into_a_folder_is_refused_and_leaves_the_first(
     assert (tmp_path / "run.json").read_bytes() == before
 
 
+def test_overwriting_leaves_nothing_of_the_run_before(tiny_capture: Path, tmp_path: Path) -> None:
+    run(tiny_capture, tmp_path, "--method", "single", "--iterations", "4")
+    run(tiny_capture, tmp_path, "--method", "single", "--iterations", "2", "--overwrite")
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step_000002.json", "step_000002.safetensors"]
+    assert [path.name for path in (tmp_path / "point_cloud").iterdir()] == ["iteration_2"]
+
+
+def test_folder_of_a_refused_run_can_be_used(tiny_capture: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        run(tiny_capture, tmp_path, "--method", "single", "--images", "nowhere")
+    assert record(tmp_path)["status"] == "failed"
+    assert run(tiny_capture, tmp_path, "--method", "single", "--iterations", "1") == ExitCode.OK
+
+
 def test_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
     tiny_capture: Path, tmp_path: Path
 ) -> None:
