@@ -23,8 +23,8 @@ from training.setup import Parts, camera_batch
 from training.step import StepStats, TrainView, train_step
 
 REPORT_EVERY = 20  # steps between two looks at the loss, each of which waits for the device
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-SIGNAL_EXIT_BASE = 128
+# What ends a run after the step in progress, and the exit code; job queues announce an end by USR1.
+STOP_SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGUSR1: 143}
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
@@ -199,7 +199,7 @@ class Run:
         path = self.save()
         return Stopped(
             f"stopped at step {self.parts.state.step}, saved {path}; go on with --resume",
-            SIGNAL_EXIT_BASE + number,
+            STOP_SIGNALS[signal.Signals(number)],
         )
 
     def save(self) -> Path:
@@ -218,7 +218,10 @@ class Run:
         """Write the last checkpoint and the models of the branches."""
         state = self.parts.state
         self.save()
-        export(self.model_path, state.result, state.step)
+        path = export(self.model_path, state.result, state.step)
+        self.messages.note(
+            f"done in {self.record.seconds:.0f} s: {len(state.result)} Gaussians in {path}"
+        )
 
     def note_progress(self, status: Status, code: int | None = None, reason: str = "") -> None:
         """Bring run.json up to date."""

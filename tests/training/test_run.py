@@ -1,6 +1,9 @@
 """Whole runs on the smallest capture: what is learnt, written, and resumed."""
 
+import dataclasses
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import torch
 from arguments.cli import parse_train
 from arguments.messages import ExitCode, Messages, UserError
 from training import checkpoint
+from training.loop import Stopped
 from training.run import prepare, train
 from training.run_folder import RunRecord, load_run, ply_path
 
@@ -159,3 +163,22 @@ def test_training_lowers_the_error(tiny_capture: Path, tmp_path: Path) -> None:
     before = prepared.hooks.measure(prepared.parts.state.result)
     prepared.train()
     assert prepared.hooks.measure(prepared.parts.state.result) > before + 1.0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGUSR1, 143)])
+def test_signal_saves_the_step_and_the_run_goes_on_from_it(
+    number: int, code: int, tiny_capture: Path, tmp_path: Path
+) -> None:
+    config, _ = parse_train(
+        ["-s", str(tiny_capture), "-m", str(tmp_path), "--quiet", "--method", "single",
+         "--iterations", "40"]
+    )  # fmt: skip
+    prepared = prepare(config, RunRecord("running", 0), Messages(quiet=True))
+    stopping = dataclasses.replace(prepared.hooks, progress=lambda _: os.kill(os.getpid(), number))
+    prepared.hooks = stopping
+    with pytest.raises(Stopped) as stop:
+        prepared.train()
+    assert stop.value.code == code
+    assert record(tmp_path)["step"] == 20
+    assert run(tiny_capture, tmp_path, "--method", "single", "--resume") == ExitCode.OK
+    assert record(tmp_path)["step"] == LAST
