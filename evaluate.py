@@ -1,7 +1,11 @@
 """Measure a trained run: `python evaluate.py -m OUT` writes OUT/metrics.json."""
 
+import os
 import sys
 from collections.abc import Sequence
+
+# Read when torch is loaded: a waiting thread that spins takes the core that another needs.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from arguments.cli import parse, run_command
 from arguments.messages import ExitCode, Messages
