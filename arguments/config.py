@@ -250,6 +250,13 @@ class AgreementConfig:
     ema_decay: float = 0.8
     """Share of itself that the averaged branch keeps at each step."""
 
+    def __post_init__(self) -> None:
+        """Refuse values that no run can use."""
+        if not 0.0 <= self.ema_decay < 1.0:
+            raise UserError(
+                f"--ema_decay is {self.ema_decay}; it must lie in [0, 1)", ExitCode.USAGE
+            )
+
 
 @dataclass(frozen=True)
 class MaskConfig:
@@ -279,9 +286,23 @@ class MaskConfig:
     mask_dilation: int = 0
     """Pixels by which a hard mask's distractors grow."""
 
+    mask_rule: Literal["refined", "paper"] = "refined"
+    """paper: the published rules of the hard and the soft mask; refined: both also ask for a clear
+    absolute difference, so that photos without distractors keep their pixels."""
+
     candidates: Path | None = None
     """Folder of distractor candidates made by `python -m masks`; None looks in the scene and the
     model folder and makes them when they are missing."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run can use."""
+        share = self.hard_quantile
+        if share is not None and not 0.0 < share < 1.0:
+            raise UserError(f"--hard_quantile is {share}; it must lie in (0, 1)", ExitCode.USAGE)
+        if self.mask_dilation < 0:
+            raise UserError(
+                f"--mask_dilation is {self.mask_dilation}; it must be 0 or more", ExitCode.USAGE
+            )
 
 
 @dataclass(frozen=True)

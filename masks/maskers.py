@@ -4,7 +4,7 @@ A masker gets colours and images; it renders nothing and does not know how its w
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal, Protocol, runtime_checkable
 
@@ -65,6 +65,11 @@ class MaskerSettings:
             )
         if self.dilation < 0:
             raise ValueError(f"dilation must be 0 or more pixels, got {self.dilation}")
+
+
+def paper_rule(settings: MaskerSettings) -> MaskerSettings:
+    """The same settings with the rules of arXiv 2506.03538 and nothing beyond them."""
+    return replace(settings, min_feature_residual=0.0, certain_excess=1.0, soft_target="minmax")
 
 
 @dataclass(frozen=True)

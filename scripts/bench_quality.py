@@ -34,7 +34,8 @@ CONFIGURATIONS = {
     "single-oracle": "--method single --masks gt_distractors --invert_masks",
     "dual-oracle": "--method dual --branch_masks none none --masks gt_distractors --invert_masks",
     "dual": "--method dual",
-    "dual-paper": "--method dual --agreement_weight 1 --supervision own --mask_target photo",
+    "dual-paper": "--method dual --agreement_weight 1 --supervision own --mask_target photo "
+    "--mask_rule paper",
     "ema": "--method ema",
 }
 

@@ -9,7 +9,7 @@ from arguments.config import MaskKind, TrainConfig
 from arguments.messages import Messages
 from gaussian_renderer.device import choose_device
 from masks.candidates import Candidates
-from masks.maskers import CandidateSource, Masker, MaskerSettings, build_masker
+from masks.maskers import CandidateSource, Masker, MaskerSettings, build_masker, paper_rule
 from scene.cameras import Cameras
 from scene.capture import Capture
 from scene.gaussians import Gaussians, select_rows, smoothing_filter
@@ -145,6 +145,8 @@ def build_maskers(
         dilation=config.mask.mask_dilation,
         learning_rate=config.mask.mask_lr,
     )
+    if config.mask.mask_rule == "paper":
+        settings = paper_rule(settings)
     return tuple(build_masker(kind, settings, candidates) for kind in kinds)
 
 

@@ -149,3 +149,17 @@ def test_pull_only_where_distrusted_leaves_the_value(generator: torch.Generator)
     assert color.grad is not None
     assert color.grad[:, :, :12].eq(1).all()
     assert not color.grad[:, :, 12:].any()
+
+
+def test_paper_rule_stretches_the_soft_mask_of_every_photo(
+    tiny_capture: Path, tmp_path: Path
+) -> None:
+    losses = []
+    for rule in ("paper", "refined"):
+        run = prepared(
+            tiny_capture, tmp_path / rule, "--method", "single", "--branch_masks", "soft",
+            "--mask_rule", rule,
+        )  # fmt: skip
+        stats = one_step(run)
+        losses += [float(term.value) for term in stats.terms if term.name == "mask/a"]
+    assert losses[0] > losses[1]  # the first trusts all; the paper's target never does
