@@ -10,7 +10,6 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import tyro
@@ -132,16 +131,3 @@ def run_command(command: Callable[[Sequence[str]], None]) -> None:
             f"report {report.name}\n"
         )
         sys.exit(int(ExitCode.BUG))
-
-
-def existing_run(model_path: Path) -> Path:
-    """The folder of a trained run.
-
-    Raises:
-        UserError: there is none.
-    """
-    if not (model_path / "config.json").is_file():
-        raise UserError(
-            f"no run in '{model_path}': config.json is missing; train one with train.py -m"
-        )
-    return model_path

@@ -122,7 +122,7 @@ class ViewSource:
             view_id,
             self._cameras[view_id],
             image,
-            None if trust is None else trust[None].to(self._device),
+            None if trust is None else trust.to(self._device),
         )
 
 

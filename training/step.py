@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from arguments.config import TrainConfig
+from masks.files import combine
 from masks.maskers import MaskResult
 from scene.cameras import Cameras
 from training.branches import BranchView, RenderSettings, TrainedBranch, UpdateContext
@@ -39,7 +40,7 @@ class TrainView:
     view_id: int
     camera: Cameras
     image: Float[Tensor, "1 H W 3"]
-    trust: Float[Tensor, "1 H W"] | None
+    trust: Float[Tensor, "H W"] | None
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,4 @@ def _supervise(
 
 def _mask(branch: TrainedBranch, own: BranchView, view: TrainView, step: int) -> MaskResult:
     result = branch.masker_at(step)(own.color.detach(), view.image, [view.view_id])
-    if view.trust is None:
-        return result
-    return MaskResult(result.weight * view.trust, result.loss)
+    return MaskResult(combine(result.weight, [view.trust]), result.loss)

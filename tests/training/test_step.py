@@ -163,3 +163,17 @@ def test_paper_rule_stretches_the_soft_mask_of_every_photo(
         stats = one_step(run)
         losses += [float(term.value) for term in stats.terms if term.name == "mask/a"]
     assert losses[0] > losses[1]  # the first trusts all; the paper's target never does
+
+
+def test_masks_of_the_user_take_pixels_out_of_the_lesson(
+    tiny_capture: Path, tmp_path: Path
+) -> None:
+    run = prepared(
+        tiny_capture, tmp_path, "--method", "single", "--masks", "gt_distractors",
+        "--invert_masks",
+    )  # fmt: skip
+    views = [run.views.draw(step, ["a"])[0] for step in range(20)]
+    trusted = [1.0 if view.trust is None else float(view.trust.mean()) for view in views]
+    assert min(trusted) < 1
+    stats = train_step(run.parts.state, [views[trusted.index(min(trusted))]], run.parts.context)
+    assert float(stats.trusted) == pytest.approx(min(trusted))
