@@ -123,8 +123,8 @@ def build(
 def agreement_weight(config: TrainConfig) -> float:
     """How strongly the branches are tied together.
 
-    The pull towards another branch slows the learning of detail; a run of a twentieth of the paper's
-    length that pulled as hard ended 1.3 dB lower (docs/results/bonsai-agreement.csv).
+    The pull towards another branch slows the learning of detail; a run of a twentieth of the
+    paper's length that pulled as hard ended 1.3 dB lower (docs/results/bonsai-agreement.csv).
     """
     if config.agreement.agreement_weight is not None:
         return config.agreement.agreement_weight
