@@ -18,7 +18,7 @@ from scene.capture import Capture
 from scene.gaussians import Gaussians
 from training import checkpoint
 from training.randomness import pick
-from training.run_folder import RunRecord, Status, close_messages, export
+from training.run_folder import RunRecord, export
 from training.setup import Parts, camera_batch
 from training.step import StepStats, TrainView, train_step
 
@@ -211,7 +211,7 @@ class Run:
             self.record.dataset,
             self.record.seconds,
         )
-        self.note_progress("running")
+        self.note_progress()
         return path
 
     def finish(self) -> None:
@@ -223,10 +223,8 @@ class Run:
             f"done in {self.record.seconds:.0f} s: {len(state.result)} Gaussians in {path}"
         )
 
-    def note_progress(self, status: Status, code: int | None = None, reason: str = "") -> None:
-        """Bring run.json up to date."""
-        record, state = self.record, self.parts.state
-        record.status, record.code, record.reason = status, code, reason
-        record.step, record.num_gaussians = state.step, len(state.result)
-        close_messages(record, self.messages)
-        record.write(self.model_path)
+    def note_progress(self) -> None:
+        """Bring run.json up to the present step."""
+        state = self.parts.state
+        self.record.step, self.record.num_gaussians = state.step, len(state.result)
+        self.record.write(self.model_path, self.messages)

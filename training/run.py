@@ -19,7 +19,7 @@ from scene.gaussians import Gaussians
 from training import checkpoint
 from training.loop import Hooks, Progress, Run, Stopped, ViewSource
 from training.preflight import describe_capture, describe_plan
-from training.run_folder import RunRecord, Status, claim, close_messages, commit, versions
+from training.run_folder import RunRecord, Status, claim, commit, versions
 from training.setup import (
     build,
     camera_batch,
@@ -183,7 +183,7 @@ def train(config: TrainConfig, messages: Messages) -> int:
     claim(config)
     record = RunRecord("running", 0, commit=commit(), versions=versions())
     folder = config.model.model_path
-    record.write(folder)
+    record.write(folder, messages)
     run: Run | None = None
     try:
         run = prepare(config, record, messages)
@@ -212,10 +212,10 @@ def _close(
     folder: Path,
 ) -> int:
     record.status, record.code, record.reason = status, int(code), reason
-    if run is not None:
-        record.step, record.num_gaussians = run.parts.state.step, len(run.parts.state.result)
-    close_messages(record, messages)
-    record.write(folder)
+    if run is None:  # it was refused before there was anything to train
+        record.write(folder, messages)
+    else:
+        run.note_progress()
     if messages.warnings and not messages.quiet:
         sys.stderr.write(f"{len(messages.warnings)} warnings, also in {folder / 'run.json'}\n")
     return int(code)

@@ -46,8 +46,9 @@ class RunRecord:
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    def write(self, model_path: Path) -> None:
-        """Replace run.json."""
+    def write(self, model_path: Path, messages: Messages) -> None:
+        """Replace run.json, with what the run has said so far."""
+        self.notes, self.warnings = list(messages.notes), list(messages.warnings)
         write_atomic(model_path / "run.json", to_json(self).encode())
 
 
@@ -205,8 +206,3 @@ def load_run(model_path: Path, iteration: int | None = None) -> TrainedRun:
         raise UserError(f"{wanted} in '{folder}': it has {steps or 'none'}")
     step = steps[-1] if iteration is None else iteration
     return TrainedRun(model_path, config, step, gaussians_of(read_ply(ply_path(model_path, step))))
-
-
-def close_messages(record: RunRecord, messages: Messages) -> None:
-    """Put what the run has said into its record."""
-    record.notes, record.warnings = list(messages.notes), list(messages.warnings)
