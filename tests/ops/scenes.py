@@ -31,10 +31,17 @@ class Scene:
         """The positional arguments of `rasterization`."""
         return (*self.leaves, self.viewmats, self.Ks, self.width, self.height)
 
-    def to(self, dtype: torch.dtype, requires_grad: bool = True) -> "Scene":
+    def to(
+        self,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        *,
+        requires_grad: bool = True,
+    ) -> "Scene":
         """New leaves with the same numbers."""
         means, quats, scales, opacities, colors = (
-            leaf.detach().to(dtype, copy=True).requires_grad_(requires_grad) for leaf in self.leaves
+            leaf.detach().to(device, dtype, copy=True).requires_grad_(requires_grad)
+            for leaf in self.leaves
         )
         return Scene(
             means,
@@ -42,8 +49,8 @@ class Scene:
             scales,
             opacities,
             colors,
-            self.viewmats.to(dtype),
-            self.Ks.to(dtype),
+            self.viewmats.to(device, dtype),
+            self.Ks.to(device, dtype),
             self.width,
             self.height,
         )
@@ -83,6 +90,7 @@ def make_scene(
     opaque: bool = False,
     spread: float = 1.0,
     seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> Scene:
     """Gaussians around the origin, seen from two or three units away; float32, no gradients.
 
@@ -119,4 +127,4 @@ def make_scene(
         K.repeat(cameras, 1, 1),
         width,
         height,
-    ).to(torch.float32, requires_grad=False)
+    ).to(torch.float32, device, requires_grad=False)

@@ -15,15 +15,16 @@ from torch import Tensor
 from tests.ops.scenes import Scene, look_at, make_scene
 
 WIDTH, HEIGHT, FOVX = 37, 28, 1.1
+BACKGROUND = torch.tensor([0.1, 0.4, 0.8])
 
 
-def _scene(sh_degree: int | None = 2, count: int = 50) -> Scene:
+def _scene(device: torch.device, sh_degree: int | None = 2, count: int = 50) -> Scene:
     """A scene whose camera a field of view can describe: centred, at the origin of its cloud."""
-    scene = make_scene(count, sh_degree=sh_degree, size=(WIDTH, HEIGHT))
+    scene = make_scene(count, sh_degree=sh_degree, size=(WIDTH, HEIGHT), device=device)
     focal = WIDTH / (2 * math.tan(FOVX / 2))
     K = torch.tensor([[focal, 0, WIDTH / 2], [0, focal, HEIGHT / 2], [0, 0, 1]])
     viewmat = look_at((0.4, -0.3, -3.0)).float()
-    return replace(scene, Ks=K[None], viewmats=viewmat[None])
+    return replace(scene, Ks=K[None].to(device), viewmats=viewmat[None].to(device))
 
 
 def _settings(scene: Scene, **changes: object) -> GaussianRasterizationSettings:
@@ -31,7 +32,7 @@ def _settings(scene: Scene, **changes: object) -> GaussianRasterizationSettings:
     tanfovx = math.tan(FOVX / 2)
     tanfovy = tanfovx * HEIGHT / WIDTH
     near, far = 0.01, 100.0
-    projection = torch.zeros(4, 4)
+    projection = torch.zeros(4, 4, device=scene.means.device)
     projection[0, 0], projection[1, 1] = 1 / tanfovx, 1 / tanfovy
     projection[2, 2], projection[2, 3] = far / (far - near), -far * near / (far - near)
     projection[3, 2] = 1
@@ -42,7 +43,7 @@ def _settings(scene: Scene, **changes: object) -> GaussianRasterizationSettings:
         "image_width": WIDTH,
         "tanfovx": tanfovx,
         "tanfovy": tanfovy,
-        "bg": torch.tensor([0.1, 0.4, 0.8]),
+        "bg": BACKGROUND.to(scene.means.device),
         "scale_modifier": 1.0,
         "viewmatrix": world_view_transform,
         "projmatrix": full_proj_transform,
@@ -55,13 +56,15 @@ def _settings(scene: Scene, **changes: object) -> GaussianRasterizationSettings:
 
 
 def _functional(scene: Scene, **options: object) -> Tensor:
-    background = torch.tensor([0.1, 0.4, 0.8])
+    background = BACKGROUND.to(scene.means.device)
     options = {"near_plane": 0.2, "backgrounds": background, "sh_degree": 2, **options}
     return rasterization(*scene.arguments, **options).color[0].permute(2, 0, 1)
 
 
-def test_a_training_step_runs_unchanged_and_equals_the_functional_face() -> None:
-    scene = _scene().to(torch.float32)
+def test_a_training_step_runs_unchanged_and_equals_the_functional_face(
+    device: torch.device,
+) -> None:
+    scene = _scene(device).to(torch.float32, device)
     rasterizer = GaussianRasterizer(raster_settings=_settings(scene))
     screenspace_points = torch.zeros_like(scene.means, requires_grad=True) + 0
     screenspace_points.retain_grad()
@@ -75,15 +78,16 @@ def test_a_training_step_runs_unchanged_and_equals_the_functional_face() -> None
         rotations=torch.nn.functional.normalize(scene.quats),
         cov3D_precomp=None,
     )
-    cotangent = torch.randn(3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    cotangent = torch.randn(3, HEIGHT, WIDTH, generator=generator).to(device)
     (rendered_image * cotangent).sum().backward()
     visibility_filter = radii > 0
     statistics = torch.norm(screenspace_points.grad[visibility_filter, :2], dim=-1, keepdim=True)
     assert statistics.isfinite().all()
     assert (statistics > 0).any()
 
-    twin = _scene().to(torch.float32)
-    options = {"sh_degree": 2, "near_plane": 0.2, "backgrounds": torch.tensor([0.1, 0.4, 0.8])}
+    twin = _scene(device).to(torch.float32, device)
+    options = {"sh_degree": 2, "near_plane": 0.2, "backgrounds": BACKGROUND.to(device)}
     result = rasterization(*twin.arguments, **options)
     color = result.color[0].permute(2, 0, 1)
     (color * cotangent).sum().backward()
@@ -92,12 +96,13 @@ def test_a_training_step_runs_unchanged_and_equals_the_functional_face() -> None
     for ours, theirs in zip(scene.leaves, twin.leaves, strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-3)
     # One unit of normalised device coordinates is half the image.
-    expected = result.means2d.grad[0] * torch.tensor([WIDTH / 2, HEIGHT / 2])
+    half = torch.tensor([WIDTH / 2, HEIGHT / 2], device=device)
+    expected = result.means2d.grad[0] * half
     torch.testing.assert_close(screenspace_points.grad[:, :2], expected, rtol=1e-3, atol=1e-2)
 
 
-def test_the_release_with_antialiasing_returns_inverse_depth() -> None:
-    scene = _scene(sh_degree=None)
+def test_the_release_with_antialiasing_returns_inverse_depth(device: torch.device) -> None:
+    scene = _scene(device, sh_degree=None)
     settings = _settings(scene, antialiasing=True)
     color, _, invdepth = GaussianRasterizer(settings)(
         means3D=scene.means,
@@ -117,8 +122,8 @@ def test_the_release_with_antialiasing_returns_inverse_depth() -> None:
     torch.testing.assert_close(invdepth, _functional(inverse, **options), rtol=1e-4, atol=1e-5)
 
 
-def test_covariances_may_stand_for_scales_and_rotations() -> None:
-    scene = _scene()
+def test_covariances_may_stand_for_scales_and_rotations(device: torch.device) -> None:
+    scene = _scene(device)
     w, x, y, z = torch.nn.functional.normalize(scene.quats.double()).unbind(-1)
     rotation = torch.stack(
         [
@@ -145,8 +150,8 @@ def test_covariances_may_stand_for_scales_and_rotations() -> None:
     assert (upper.grad != 0).any()
 
 
-def test_the_scale_modifier_multiplies_scales() -> None:
-    scene = _scene()
+def test_the_scale_modifier_multiplies_scales(device: torch.device) -> None:
+    scene = _scene(device)
     color, _ = GaussianRasterizer(_settings(scene, scale_modifier=0.5))(
         means3D=scene.means,
         means2D=torch.zeros_like(scene.means),
@@ -159,8 +164,8 @@ def test_the_scale_modifier_multiplies_scales() -> None:
     torch.testing.assert_close(color, expected, rtol=1e-5, atol=2e-6)
 
 
-def test_mark_visible_means_in_front_of_the_near_plane() -> None:
-    scene = _scene(count=400)
+def test_mark_visible_means_in_front_of_the_near_plane(device: torch.device) -> None:
+    scene = _scene(device, count=400)
     wide = replace(scene, means=4 * scene.means)
     visible = GaussianRasterizer(_settings(scene)).markVisible(wide.means)
     z = wide.means @ scene.viewmats[0, 2, :3] + scene.viewmats[0, 2, 3]
@@ -179,14 +184,14 @@ def test_mark_visible_means_in_front_of_the_near_plane() -> None:
         {"shs": True, "scales": True, "rotations": True, "cov3D_precomp": True},
     ],
 )
-def test_ambiguous_inputs_are_refused(given: dict[str, bool]) -> None:
-    scene = _scene()
+def test_ambiguous_inputs_are_refused(given: dict[str, bool], device: torch.device) -> None:
+    scene = _scene(device)
     values = {
         "shs": scene.colors,
         "colors_precomp": scene.colors[:, 0],
         "scales": scene.scales,
         "rotations": scene.quats,
-        "cov3D_precomp": torch.zeros(50, 6),
+        "cov3D_precomp": torch.zeros(50, 6, device=device),
     }
     with pytest.raises(ValueError, match=r"exactly one|either"):
         GaussianRasterizer(_settings(scene))(

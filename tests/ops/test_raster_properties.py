@@ -20,17 +20,17 @@ def _close(ours: Tensor, theirs: Tensor, atol: float = 2e-5) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=atol)
 
 
-def test_the_order_of_the_gaussians_is_irrelevant() -> None:
-    scene = make_scene(200, cameras=2, sh_degree=2)
-    order = torch.randperm(200, generator=torch.Generator().manual_seed(1))
+def test_the_order_of_the_gaussians_is_irrelevant(device: torch.device) -> None:
+    scene = make_scene(200, cameras=2, sh_degree=2, device=device)
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(1)).to(device)
     plain, shuffled = _render(scene, sh_degree=2), _render(scene.rows(order), sh_degree=2)
     assert torch.equal(plain.color, shuffled.color)
     assert torch.equal(plain.radii[:, order], shuffled.radii)
 
 
-def test_equal_depths_keep_the_order_of_the_arguments() -> None:
-    scene = make_scene(2, channels=2)
-    scene.means.copy_(torch.zeros(2, 3))
+def test_equal_depths_keep_the_order_of_the_arguments(device: torch.device) -> None:
+    scene = make_scene(2, channels=2, device=device)
+    scene.means.zero_()
     scene.scales.fill_(0.2)
     scene.quats.copy_(torch.tensor([[1.0, 0, 0, 0], [1, 0, 0, 0]]))
     scene.opacities.fill_(0.9)
@@ -52,7 +52,7 @@ def _matrix(axis: Tensor, angle: float) -> Tensor:
     return torch.eye(3, dtype=torch.float64) + math.sin(angle) * K + (1 - math.cos(angle)) * K @ K
 
 
-def test_moving_camera_and_scene_together_changes_nothing() -> None:
+def test_moving_camera_and_scene_together_changes_nothing(device: torch.device) -> None:
     scene = make_scene(60, cameras=2)
     axis, angle = torch.tensor([0.3, -1.0, 0.5], dtype=torch.float64), 1.1
     shift = torch.tensor([2.0, -1.0, 0.7], dtype=torch.float64)
@@ -71,20 +71,25 @@ def test_moving_camera_and_scene_together_changes_nothing() -> None:
         quats=_quaternion_product(half, scene.quats.double()).float(),
         viewmats=(scene.viewmats.double() @ torch.linalg.inv(motion)).float(),
     )
-    before, after = _render(scene, depth="expected"), _render(moved, depth="expected")
+    before, after = (
+        _render(s.to(torch.float32, device, requires_grad=False), depth="expected")
+        for s in (scene, moved)
+    )
     _close(before.color, after.color, atol=1e-4)
     _close(before.alpha, after.alpha, atol=1e-4)
     _close(before.depth, after.depth, atol=2e-3)
 
 
 @pytest.mark.parametrize("factor", [-1.0, 2.0, 1e-3, 1e4])
-def test_a_quaternion_means_the_same_at_any_length_and_sign(factor: float) -> None:
-    scene = make_scene(60)
+def test_a_quaternion_means_the_same_at_any_length_and_sign(
+    factor: float, device: torch.device
+) -> None:
+    scene = make_scene(60, device=device)
     _close(_render(scene).color, _render(replace(scene, quats=factor * scene.quats)).color)
 
 
-def test_quaternions_get_no_gradient_along_their_length() -> None:
-    scene = make_scene(60).to(torch.float32)
+def test_quaternions_get_no_gradient_along_their_length(device: torch.device) -> None:
+    scene = make_scene(60).to(torch.float32, device)
     _render(scene).color.square().sum().backward()
     grad = scene.quats.grad
     radial = (grad * scene.quats).sum(-1).abs()
@@ -92,20 +97,20 @@ def test_quaternions_get_no_gradient_along_their_length() -> None:
     assert (radial <= 1e-5 * (grad.norm(dim=-1) * scene.quats.norm(dim=-1)) + 1e-6).all()
 
 
-def test_zero_opacity_is_absent() -> None:
-    scene = make_scene(60)
-    keep = torch.arange(60) % 3 != 0
+def test_zero_opacity_is_absent(device: torch.device) -> None:
+    scene = make_scene(60, device=device)
+    keep = torch.arange(60, device=device) % 3 != 0
     faded = replace(scene, opacities=scene.opacities * keep)
     assert torch.equal(_render(faded).color, _render(scene.rows(keep)).color)
 
 
-def test_an_opacity_below_one_255th_draws_nothing() -> None:
-    scene = make_scene(60)
-    faint = replace(scene, opacities=torch.full((60,), 0.99 / 255))
+def test_an_opacity_below_one_255th_draws_nothing(device: torch.device) -> None:
+    scene = make_scene(60, device=device)
+    faint = replace(scene, opacities=torch.full((60,), 0.99 / 255, device=device))
     assert (_render(faint).alpha == 0).all()
 
 
-def test_an_opaque_gaussian_in_front_hides_everything_behind() -> None:
+def test_an_opaque_gaussian_in_front_hides_everything_behind(device: torch.device) -> None:
     scene = make_scene(40, size=(9, 9))
     wall = replace(
         scene,
@@ -116,26 +121,26 @@ def test_an_opaque_gaussian_in_front_hides_everything_behind() -> None:
         colors=torch.cat([torch.ones(40, 3), torch.zeros(4, 3)]),
     )
     # Two clamped layers leave 1e-4; the third would go below and is not drawn.
-    assert _render(wall).color.max() < 2e-4
+    assert _render(wall.to(torch.float32, device)).color.max() < 2e-4
 
 
-def test_alpha_is_color_of_white_gaussians() -> None:
-    scene = make_scene(60, channels=1)
-    white = replace(scene, colors=torch.ones(60, 1))
+def test_alpha_is_color_of_white_gaussians(device: torch.device) -> None:
+    scene = make_scene(60, channels=1, device=device)
+    white = replace(scene, colors=torch.ones(60, 1, device=device))
     result = _render(white)
     _close(result.color[..., 0], result.alpha, atol=1e-6)
 
 
-def test_the_background_shows_through() -> None:
-    scene = make_scene(60)
-    background = torch.tensor([0.1, 0.5, 0.9])
+def test_the_background_shows_through(device: torch.device) -> None:
+    scene = make_scene(60, device=device)
+    background = torch.tensor([0.1, 0.5, 0.9], device=device)
     with_background = _render(scene, backgrounds=background)
     plain = _render(scene)
     _close(with_background.color, plain.color + (1 - plain.alpha[..., None]) * background, 1e-6)
 
 
-def test_depth_is_between_the_nearest_and_the_farthest() -> None:
-    scene = make_scene(60)
+def test_depth_is_between_the_nearest_and_the_farthest(device: torch.device) -> None:
+    scene = make_scene(60, device=device)
     result = _render(scene, depth="expected")
     z = scene.means @ scene.viewmats[0, 2, :3] + scene.viewmats[0, 2, 3]
     hit = result.alpha > 0
@@ -144,40 +149,40 @@ def test_depth_is_between_the_nearest_and_the_farthest() -> None:
     assert (result.depth[~hit] == 0).all()
 
 
-def test_the_expected_depth_of_an_empty_pixel_poisons_no_gradient() -> None:
-    scene = make_scene(5).to(torch.float32)
+def test_the_expected_depth_of_an_empty_pixel_poisons_no_gradient(device: torch.device) -> None:
+    scene = make_scene(5).to(torch.float32, device)
     result = _render(scene, depth="expected")
     assert (result.alpha == 0).any()
     (1e3 * result.depth).sum().backward()
     assert all(leaf.grad.isfinite().all() for leaf in scene.leaves if leaf.grad is not None)
 
 
-def test_cameras_together_render_what_they_render_alone() -> None:
-    scene = make_scene(60, cameras=3, sh_degree=1)
+def test_cameras_together_render_what_they_render_alone(device: torch.device) -> None:
+    scene = make_scene(60, cameras=3, sh_degree=1, device=device)
     together = _render(scene, sh_degree=1)
     for c in range(3):
         alone = replace(scene, viewmats=scene.viewmats[c : c + 1], Ks=scene.Ks[c : c + 1])
         assert torch.equal(_render(alone, sh_degree=1).color[0], together.color[c])
 
 
-def test_sets_together_render_what_they_render_alone() -> None:
-    scene = make_scene(60, cameras=2)
+def test_sets_together_render_what_they_render_alone(device: torch.device) -> None:
+    scene = make_scene(60, cameras=2, device=device)
     together = _render(scene, set_sizes=[25, 0, 35])
     assert torch.equal(_render(scene.rows(slice(25))).color, together.color[0])
     assert torch.equal(_render(scene.rows(slice(25, 60))).color, together.color[2])
     assert (together.alpha[1] == 0).all()
 
 
-def test_many_channels_render_like_few() -> None:
-    scene = make_scene(60, channels=19)
+def test_many_channels_render_like_few(device: torch.device) -> None:
+    scene = make_scene(60, channels=19, device=device)
     whole = _render(scene).color
     for start in range(0, 19, 3):
         some = replace(scene, colors=scene.colors[:, start : start + 3])
         _close(_render(some).color, whole[..., start : start + 3], atol=1e-6)
 
 
-def test_the_antialiased_filter_never_brightens() -> None:
-    scene = make_scene(60)
+def test_the_antialiased_filter_never_brightens(device: torch.device) -> None:
+    scene = make_scene(60, device=device)
     single = scene.rows(slice(1))
     classic = _render(single, eps2d=0.3).alpha
     antialiased = _render(single, eps2d=0.3, rasterize_mode="antialiased").alpha
@@ -185,9 +190,9 @@ def test_the_antialiased_filter_never_brightens() -> None:
     assert (antialiased < classic).any()
 
 
-def test_an_empty_set_is_the_background() -> None:
-    empty = make_scene(1, cameras=2).rows(slice(0)).to(torch.float32)
-    background = torch.tensor([0.1, 0.5, 0.9])
+def test_an_empty_set_is_the_background(device: torch.device) -> None:
+    empty = make_scene(1, cameras=2).rows(slice(0)).to(torch.float32, device)
+    background = torch.tensor([0.1, 0.5, 0.9], device=device)
     result = _render(empty, backgrounds=background, depth="expected", absgrad=True)
     assert torch.equal(result.color, background.expand_as(result.color))
     assert (result.alpha == 0).all()
@@ -196,9 +201,12 @@ def test_an_empty_set_is_the_background() -> None:
     assert result.means2d.shape == (2, 0, 2)
 
 
-def test_a_scene_behind_the_camera_is_the_background_and_learns_nothing() -> None:
+def test_a_scene_behind_the_camera_is_the_background_and_learns_nothing(
+    device: torch.device,
+) -> None:
     scene = make_scene(40)
-    behind = replace(scene, means=scene.means + torch.tensor([0.0, 0, -30])).to(torch.float32)
+    behind = replace(scene, means=scene.means + torch.tensor([0.0, 0, -30]))
+    behind = behind.to(torch.float32, device)
     result = _render(behind)
     result.color.sum().backward()
     assert (result.color == 0).all()
@@ -206,8 +214,8 @@ def test_a_scene_behind_the_camera_is_the_background_and_learns_nothing() -> Non
     assert all((leaf.grad == 0).all() for leaf in behind.leaves)
 
 
-def test_a_gaussian_in_the_plane_of_the_camera_is_harmless() -> None:
-    scene = make_scene(3).to(torch.float32)
+def test_a_gaussian_in_the_plane_of_the_camera_is_harmless(device: torch.device) -> None:
+    scene = make_scene(3).to(torch.float32, device)
     camera = -scene.viewmats[0, :3, :3].T @ scene.viewmats[0, :3, 3]
     with torch.no_grad():
         scene.means[0] = camera
@@ -232,10 +240,12 @@ def test_a_gaussian_in_the_plane_of_the_camera_is_harmless() -> None:
     ],
     ids=["points", "tiny", "huge", "needles", "short-quats", "opaque", "far"],
 )
-def test_extreme_shapes_stay_finite(mode: str, spoil: Callable[[Scene], Tensor]) -> None:
-    scene = make_scene(20)
+def test_extreme_shapes_stay_finite(
+    mode: str, spoil: Callable[[Scene], Tensor], device: torch.device
+) -> None:
+    scene = make_scene(20, device=device)
     spoil(scene)
-    live = scene.to(torch.float32)
+    live = scene.to(torch.float32, device)
     result = _render(live, rasterize_mode=mode, eps2d=0.1)
     result.color.square().sum().backward()
     assert result.color.isfinite().all()
@@ -246,8 +256,10 @@ def test_extreme_shapes_stay_finite(mode: str, spoil: Callable[[Scene], Tensor])
 
 @pytest.mark.parametrize("width", [1, 2, 15, 16, 17])
 @pytest.mark.parametrize("height", [1, 7, 16, 33])
-def test_any_image_size_is_a_window_on_the_same_image(width: int, height: int) -> None:
-    scene = make_scene(60, size=(40, 40))
+def test_any_image_size_is_a_window_on_the_same_image(
+    width: int, height: int, device: torch.device
+) -> None:
+    scene = make_scene(60, size=(40, 40), device=device)
     window = replace(scene, width=width, height=height)
     # The frustum that clamps the Jacobian belongs to the image, so only near the axis equal.
     whole = _render(scene).color[:, :height, :width]
@@ -260,23 +272,22 @@ def test_any_image_size_is_a_window_on_the_same_image(width: int, height: int) -
 
 @pytest.mark.parametrize("name", ["means", "quats", "scales", "opacities", "colors"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_values_that_are_not_finite_are_refused_by_name(name: str, value: float) -> None:
-    scene = make_scene(20)
+def test_values_that_are_not_finite_are_refused_by_name(
+    name: str, value: float, device: torch.device
+) -> None:
+    scene = make_scene(20, device=device)
     getattr(scene, name)[7].fill_(value)
-    with pytest.raises((ValueError, RuntimeError), match=name):
+    with pytest.raises(ValueError, match=rf"{name} must be finite, got .* row 7$"):
         _render(scene)
 
 
 @pytest.mark.parametrize("name", ["viewmats", "Ks"])
 def test_a_broken_camera_is_refused_by_name(name: str) -> None:
+    # On the CPU only: a look at the camera would make every step wait for a GPU.
     scene = make_scene(20)
     getattr(scene, name)[0, 0, 0] = float("nan")
     with pytest.raises((ValueError, RuntimeError), match=name):
         _render(scene)
-
-
-def _wrong(scene: Scene, **changes: object) -> Scene:
-    return replace(scene, **changes)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +310,8 @@ def _wrong(scene: Scene, **changes: object) -> Scene:
     ],
 )
 def test_wrong_arguments_are_refused_by_name(
-    changes: dict[str, object], options: dict[str, object], message: str
+    changes: dict[str, object], options: dict[str, object], message: str, device: torch.device
 ) -> None:
+    on_device = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in changes.items()}
     with pytest.raises((ValueError, RuntimeError), match=message):
-        _render(_wrong(make_scene(20), **changes), **options)
+        _render(replace(make_scene(20, device=device), **on_device), **options)

@@ -36,13 +36,13 @@ def _project_arguments(scene: Scene) -> tuple[object, ...]:
     )
 
 
-def test_project_is_registered_soundly() -> None:
-    scene = make_scene(6, sh_degree=1, cameras=2, size=(8, 8)).to(torch.float32)
+def test_project_is_registered_soundly(device: torch.device) -> None:
+    scene = make_scene(6, sh_degree=1, cameras=2, size=(8, 8)).to(torch.float32, device)
     torch.library.opcheck(OPS.project.default, _project_arguments(scene))
 
 
-def test_blend_is_registered_soundly() -> None:
-    scene = make_scene(6, sh_degree=1, cameras=2, size=(8, 8))
+def test_blend_is_registered_soundly(device: torch.device) -> None:
+    scene = make_scene(6, sh_degree=1, cameras=2, size=(8, 8), device=device)
     means2d, conics, depths, opacities, colors, radii = OPS.project(*_project_arguments(scene))
     leaves: list[Tensor] = [means2d, conics, opacities, colors, depths]
     leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
@@ -53,8 +53,8 @@ def test_blend_is_registered_soundly() -> None:
 
 
 @pytest.mark.parametrize("name", ["viewmats", "Ks"])
-def test_cameras_refuse_to_learn(name: str) -> None:
-    scene = make_scene(6)
+def test_cameras_refuse_to_learn(name: str, device: torch.device) -> None:
+    scene = make_scene(6, device=device)
     getattr(scene, name).requires_grad_()
     with pytest.raises(ValueError, match=name):
         rasterization(*scene.arguments)

@@ -6,8 +6,9 @@ from simple_knn import MIN_SQUARED_DISTANCE, mean_squared_distance
 from simple_knn._C import distCUDA2
 
 
-def test_equals_brute_force() -> None:
-    points = torch.rand(200, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+def test_equals_brute_force(device: torch.device) -> None:
+    generator = torch.Generator().manual_seed(1)
+    points = torch.rand(200, 3, generator=generator, dtype=torch.float64).to(device)
     expected = torch.cdist(points, points).sort(1).values[:, 1:4].square().mean(1)
     torch.testing.assert_close(distCUDA2(points), expected, rtol=1e-12, atol=0)
 
@@ -25,8 +26,8 @@ def test_the_original_name_means_three_neighbours() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
-def test_few_points_give_finite_sizes(count: int) -> None:
-    points = torch.arange(3.0 * count).reshape(count, 3)
+def test_few_points_give_finite_sizes(count: int, device: torch.device) -> None:
+    points = torch.arange(3.0 * count, device=device).reshape(count, 3)
     distances = distCUDA2(points)
     assert distances.shape == (count,)
     assert distances.isfinite().all()
@@ -44,13 +45,17 @@ def test_duplicates_are_clamped_away_from_zero() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_type_of_the_points_is_kept(dtype: torch.dtype) -> None:
-    assert distCUDA2(torch.rand(9, 3, dtype=dtype)).dtype == dtype
+def test_the_type_and_the_device_of_the_points_are_kept(
+    dtype: torch.dtype, device: torch.device
+) -> None:
+    points = torch.rand(9, 3, dtype=dtype, device=device)
+    assert distCUDA2(points).dtype == dtype
+    assert distCUDA2(points).device == points.device
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_points_that_are_not_finite_are_refused(bad: float) -> None:
-    points = torch.rand(9, 3)
+def test_points_that_are_not_finite_are_refused(bad: float, device: torch.device) -> None:
+    points = torch.rand(9, 3, device=device)
     points[4, 1] = bad
     with pytest.raises(ValueError, match="1 of 9 points are not finite, the first in row 4"):
         distCUDA2(points)
