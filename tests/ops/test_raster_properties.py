@@ -303,3 +303,22 @@ def test_wrong_arguments_are_refused_by_name(
 ) -> None:
     with pytest.raises((ValueError, RuntimeError), match=message):
         _render(_wrong(make_scene(20), **changes), **options)
+
+
+def test_counts_say_how_many_splats_and_pairs_there_are() -> None:
+    scene = make_scene(1, size=(40, 20), spread=0.0)
+    scene.scales.fill_(0.01)
+    counts = rasterization(*scene.arguments).counts
+    # One small Gaussian at (20, 10), inside the second tile of the first row.
+    assert counts.tolist() == [1, 1, -1]
+    assert rasterization(*scene.rows(slice(0, 0)).arguments).counts.tolist() == [0, 0, -1]
+
+
+def test_a_capacity_that_suffices_changes_no_bit() -> None:
+    scene = make_scene(cameras=2)
+    exact = rasterization(*scene.arguments)
+    roomy = rasterization(*scene.arguments, pair_capacity=2 * int(exact.counts[1]))
+    assert torch.equal(exact.color, roomy.color)
+    assert torch.equal(exact.counts, roomy.counts)
+    with pytest.raises(ValueError, match="pair_capacity must be None or at least 0, got -3"):
+        rasterization(*scene.arguments, pair_capacity=-3)
