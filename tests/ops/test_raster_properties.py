@@ -315,3 +315,22 @@ def test_wrong_arguments_are_refused_by_name(
     on_device = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in changes.items()}
     with pytest.raises((ValueError, RuntimeError), match=message):
         _render(replace(make_scene(20, device=device), **on_device), **options)
+
+
+def test_counts_say_how_many_splats_and_pairs_there_are(device: torch.device) -> None:
+    scene = make_scene(1, size=(40, 20), spread=0.0, device=device)
+    scene.scales.fill_(0.01)
+    counts = rasterization(*scene.arguments).counts
+    # One small Gaussian at (20, 10), inside the second tile of the first row.
+    assert counts.tolist() == [1, 1, -1]
+    assert rasterization(*scene.rows(slice(0, 0)).arguments).counts.tolist() == [0, 0, -1]
+
+
+def test_a_capacity_that_suffices_changes_no_bit(device: torch.device) -> None:
+    scene = make_scene(cameras=2, device=device)
+    exact = rasterization(*scene.arguments)
+    roomy = rasterization(*scene.arguments, pair_capacity=2 * int(exact.counts[1]))
+    assert torch.equal(exact.color, roomy.color)
+    assert torch.equal(exact.counts, roomy.counts)
+    with pytest.raises(ValueError, match="pair_capacity must be None or at least 0, got -3"):
+        rasterization(*scene.arguments, pair_capacity=-3)

@@ -46,7 +46,7 @@ def test_blend_is_registered_soundly(device: torch.device) -> None:
     means2d, conics, depths, opacities, colors, radii = OPS.project(*_project_arguments(scene))
     leaves: list[Tensor] = [means2d, conics, opacities, colors, depths]
     leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
-    arguments = (*leaves, radii, None, None, [2, 4], 8, 8, 1, True)
+    arguments = (*leaves, radii, None, None, [2, 4], 8, 8, 1, True, True, -1)
     # The state's length depends on the data, which tracing with static shapes cannot hold.
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(OPS.blend.default, arguments, test_utils=checks)

@@ -10,6 +10,8 @@ from diff_gaussian_rasterization import _library
 
 ops = getattr(torch.ops, _library.NAME)
 
+EXACT = -1  # as `capacity` of the blend: count the pairs first
+
 
 class DepthMode(IntEnum):
     """What the blend accumulates beside the colour."""
@@ -42,7 +44,7 @@ def _project_backward_fake(*arguments: Any) -> tuple[Tensor, ...]:
 
 
 def _blend_fake(*arguments: Any) -> tuple[Tensor, ...]:
-    means2d, _, _, colors, _, _, _, _, set_sizes, width, height, depth_mode, _ = arguments
+    means2d, _, _, colors, _, _, _, _, set_sizes, width, height, depth_mode, *_ = arguments
     shape = (len(set_sizes), means2d.shape[0], height, width)
     new = means2d.new_empty
     num_bytes = torch.library.get_ctx().new_dynamic_size()
@@ -51,6 +53,7 @@ def _blend_fake(*arguments: Any) -> tuple[Tensor, ...]:
         new(shape),
         new(shape if depth_mode else (0,)),
         new(num_bytes, dtype=torch.uint8),
+        new(3, dtype=torch.int32),
     )
 
 
@@ -92,9 +95,9 @@ def _project_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None
 
 
 def _blend_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, absgrad, set_sizes, width, height, depth_mode, geometry_grad = inputs
-    _, alpha, _, state = output
-    ctx.mark_non_differentiable(state)
+    *tensors, absgrad, set_sizes, width, height, depth_mode, geometry_grad, _, _ = inputs
+    _, alpha, _, state, counts = output
+    ctx.mark_non_differentiable(state, counts)
     ctx.save_for_backward(state, *tensors, alpha if ctx.needs_input_grad[6] else None)
     ctx.options = (set_sizes, width, height, depth_mode)
     ctx.geometry_grad = geometry_grad
@@ -103,7 +106,7 @@ def _blend_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) 
 
 def _blend_backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
     *saved, alpha = ctx.saved_tensors
-    v_color, v_alpha, v_depth, _ = upstream
+    v_color, v_alpha, v_depth, _, _ = upstream
     geometry = ctx.geometry_grad and any(ctx.needs_input_grad[i] for i in _GEOMETRY_OF_BLEND)
     absolute = geometry and ctx.absolute
     v_depth = v_depth if ctx.options[3] != DepthMode.NONE else None
@@ -123,7 +126,7 @@ def _blend_backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         None,
         v_backgrounds,
         v_absgrad,
-        *[None] * 5,
+        *[None] * 7,
     )
 
 

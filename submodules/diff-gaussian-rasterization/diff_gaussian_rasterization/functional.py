@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diff_gaussian_rasterization._operators import DepthMode, ops
+from diff_gaussian_rasterization._operators import EXACT, DepthMode, ops
 
 MIN_COVERAGE = 1e-10  # alpha below which a pixel counts as empty
 
@@ -28,6 +28,8 @@ class Rasterization:
         absgrad: [C, M, 2] zeros whose `.grad` receives the sums of absolute screen gradients
             per pixel, or None.
         radii: [C, M] int32, three standard deviations in pixels; 0 where nothing can be seen.
+        counts: [3] int32 on the device: splats in view, (splat, tile) pairs, and the first row that
+            is not finite or -1. More pairs than `pair_capacity` mean incomplete pictures.
     """
 
     color: Tensor
@@ -36,6 +38,7 @@ class Rasterization:
     means2d: Tensor
     absgrad: Tensor | None
     radii: Tensor
+    counts: Tensor
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ def rasterization(
     depth: Depth = "none",
     absgrad: bool = False,
     geometry_grad: bool = True,
+    pair_capacity: int | None = None,
 ) -> Rasterization:
     """Render Gaussians into cameras, differentiably.
 
@@ -91,9 +95,13 @@ def rasterization(
         depth: "accumulated" is the blend of depths, "expected" is that divided by alpha.
         absgrad: also collect absolute screen gradients.
         geometry_grad: False lets gradients reach `colors` only, for a cheap backward.
+        pair_capacity: None makes lists of the size that they need, for which a GPU is waited for
+            once. A number of (splat, tile) pairs makes room for so many and waits for nothing, as
+            a CUDA graph must; `counts` then says whether they were enough and all rows finite.
 
     Raises:
-        ValueError: an option is unknown or an argument is not finite.
+        ValueError: an option is unknown or an argument is not finite (on a GPU only without
+            `pair_capacity`).
         RuntimeError: an argument has the wrong dtype, device or shape.
     """
     if rasterize_mode not in ("classic", "antialiased"):
@@ -102,7 +110,7 @@ def rasterization(
         )
     if depth not in ("none", "accumulated", "expected"):
         raise ValueError(f"depth must be 'none', 'accumulated' or 'expected', got {depth!r}")
-    sh0, shN, features = _split_colors(colors, sh_degree)
+    sh0, shN, features = _split_colors(colors, sh_degree, check=pair_capacity is None)
     projection = project(
         means,
         quats,
@@ -129,7 +137,9 @@ def rasterization(
         torch.zeros_like(projection.means2d, requires_grad=True) if absgrad and tracked else None
     )
     shown = projection.colors if features is None else features[None]
-    color, alpha, accumulated, _ = ops.blend(
+    if pair_capacity is not None and pair_capacity < 0:
+        raise ValueError(f"pair_capacity must be None or at least 0, got {pair_capacity}")
+    color, alpha, accumulated, _, counts = ops.blend(
         projection.means2d,
         projection.conics,
         projection.opacities,
@@ -143,6 +153,8 @@ def rasterization(
         height,
         DepthMode.NONE if depth == "none" else DepthMode.LINEAR,
         geometry_grad,
+        torch.is_grad_enabled() and (shown.requires_grad or projection.means2d.requires_grad),
+        EXACT if pair_capacity is None else pair_capacity,
     )
     seen = None
     if depth == "accumulated":
@@ -155,7 +167,7 @@ def rasterization(
         color, alpha, seen = color[0], alpha[0], None if seen is None else seen[0]
     # Without geometry gradients the centres are no leaf of anything that learns.
     means2d = projection.means2d if geometry_grad else projection.means2d.detach()
-    return Rasterization(color, alpha, seen, means2d, probe, projection.radii)
+    return Rasterization(color, alpha, seen, means2d, probe, projection.radii, counts)
 
 
 def project(
@@ -208,17 +220,18 @@ def project(
 
 
 def _split_colors(
-    colors: Tensor | tuple[Tensor, Tensor], sh_degree: int | None
+    colors: Tensor | tuple[Tensor, Tensor], sh_degree: int | None, *, check: bool
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """(sh0, shN, None) or (None, None, features)."""
+    """(sh0, shN, None) or (None, None, features); `check` refuses features that are not finite."""
     if sh_degree is None:
         if not isinstance(colors, Tensor) or colors.dim() != 2:
             got = tuple(colors.shape) if isinstance(colors, Tensor) else type(colors).__name__
             raise ValueError(f"colors must be features [M, D] when sh_degree is None, got {got}")
-        is_finite = colors.detach().isfinite().all(dim=1)
-        if not bool(is_finite.all()):
-            row = int((~is_finite).nonzero()[0])
-            raise ValueError(f"colors must be finite, got {colors[row].tolist()} in row {row}")
+        if check:
+            is_finite = colors.detach().isfinite().all(dim=1)
+            if not bool(is_finite.all()):
+                row = int((~is_finite).nonzero()[0])
+                raise ValueError(f"colors must be finite, got {colors[row].tolist()} in row {row}")
         return None, None, colors
     if isinstance(colors, Tensor):
         if colors.dim() != 3 or colors.shape[1] < 1:

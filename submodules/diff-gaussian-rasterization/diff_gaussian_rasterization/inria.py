@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from diff_gaussian_rasterization._operators import DepthMode, ops
+from diff_gaussian_rasterization._operators import EXACT, DepthMode, ops
 from diff_gaussian_rasterization.functional import project
 
 NEAR_PLANE = 0.2
@@ -108,7 +108,7 @@ class GaussianRasterizer(nn.Module):
         )
         means2d, probe = _screen_gradients(projection.means2d, means2D, width, height)
         wants_depth = settings.antialiasing is not None
-        color, _, inverse_depth, _ = ops.blend(
+        color, _, inverse_depth, _, _ = ops.blend(
             means2d,
             projection.conics,
             projection.opacities,
@@ -122,6 +122,8 @@ class GaussianRasterizer(nn.Module):
             height,
             DepthMode.INVERSE if wants_depth else DepthMode.NONE,
             True,
+            torch.is_grad_enabled(),
+            EXACT,
         )
         picture = color[0, 0].permute(2, 0, 1).contiguous()
         radii = projection.radii[0]
