@@ -96,7 +96,7 @@ def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
 def _raw(tensor: Tensor) -> memoryview:
     """The bytes of a tensor in host memory, without a copy where they lie in one piece."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 def _header(tensors: dict[str, Tensor]) -> bytes:
