@@ -7,15 +7,14 @@ import contextlib
 import io
 import re
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TextIO, TypeVar, cast
 
 import tyro
 
 from arguments.config import TrainConfig
-from arguments.messages import ExitCode, UserError, one_line
+from arguments.failures import LastingStream, report
+from arguments.messages import ExitCode, UserError
 
 Config = TypeVar("Config")
 
@@ -109,25 +108,10 @@ def parse_train(arguments: Sequence[str]) -> tuple[TrainConfig, list[str]]:
 
 def run_command(command: Callable[[Sequence[str]], None]) -> None:
     """Run a command on the program's arguments; end with its exit code and one `error:` line."""
+    sys.stderr = cast(TextIO, LastingStream(sys.stderr))
     try:
         command(sys.argv[1:])
-    except UserError as refusal:
-        sys.stderr.write(f"error: {one_line(str(refusal))}\n")
-        sys.exit(int(refusal.code))
-    except OSError as failure:
-        where = f" in '{failure.filename}'" if failure.filename else ""
-        sys.stderr.write(f"error: {one_line(f'{failure.strerror or failure}{where}')}\n")
-        sys.exit(int(ExitCode.FILE_SYSTEM))
-    except MemoryError:
-        sys.stderr.write("error: out of host memory; lower --max_gaussians or raise -r\n")
-        sys.exit(int(ExitCode.MEMORY))
-    except Exception as bug:  # noqa: BLE001 - the one place that turns a bug into a report
-        with tempfile.NamedTemporaryFile(
-            "w", prefix="twinsplat-crash-", suffix=".txt", delete=False, encoding="utf-8"
-        ) as report:
-            report.write(traceback.format_exc())
-        sys.stderr.write(
-            f"error: {one_line(f'a bug in this program: {type(bug).__name__}: {bug}')[:200]}; "
-            f"report {report.name}\n"
-        )
-        sys.exit(int(ExitCode.BUG))
+    except SystemExit:
+        raise
+    except BaseException as failure:  # noqa: BLE001 - the one place that turns a bug into a report
+        sys.exit(report(failure))

@@ -130,6 +130,9 @@ class RunConfig:
     resume: bool = False
     """Go on from the newest valid checkpoint in the model folder."""
 
+    accept_changed_data: bool = False
+    """Go on from a checkpoint though photos, masks, model or split have changed since."""
+
     overwrite: bool = False
     """Replace a run that is already in the model folder."""
 

@@ -41,15 +41,27 @@ def from_plain(kind: type[Config], plain: object, where: str) -> Config:
             f"{where}: expected an object, got {type(plain).__name__}", ExitCode.CHECKPOINT
         )
     hints = typing.get_type_hints(kind)
-    unknown = set(plain) - set(hints)
+    unknown = sorted(set(plain) - set(hints))
     if unknown:
         raise UserError(
-            f"{where}: unknown setting '{sorted(unknown)[0]}'; written by another version?",
+            f"{where}: unknown setting '{unknown[0][:60]}'; written by another version?",
             ExitCode.CHECKPOINT,
         )
+    absent = sorted(_required(kind) - set(plain))
+    if absent:
+        raise UserError(f"{where}: '{absent[0]}' is missing", ExitCode.CHECKPOINT)
     return kind(
         **{key: _convert(hints[key], value, f"{where}: {key}") for key, value in plain.items()}
     )
+
+
+def _required(kind: type) -> set[str]:
+    """The fields without a default."""
+    return {
+        f.name
+        for f in dataclasses.fields(kind)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -59,21 +71,23 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return None
         hint = next(option for option in options if option is not type(None))
         return _convert(hint, value, where)
-    if origin is typing.Literal:
-        valid = value in options
-    elif origin is tuple:
-        if isinstance(value, list):
-            return tuple(_convert(options[0], item, where) for item in value)
-        valid = False
-    elif dataclasses.is_dataclass(hint):
+    if dataclasses.is_dataclass(hint):
         return from_plain(typing.cast(type[Any], hint), value, where)
-    elif hint is Path:
-        return Path(value)
-    elif hint is float:
-        valid = isinstance(value, (int, float)) and not isinstance(value, bool)
-        value = float(value) if valid else value
-    else:
-        valid = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
-    if not valid:
-        raise UserError(f"{where}: {value!r} is not a valid value", ExitCode.CHECKPOINT)
-    return value
+    if origin in (tuple, list) and isinstance(value, list):
+        return origin(_convert(options[0], item, where) for item in value)
+    if origin is dict and isinstance(value, dict):
+        return {key: _convert(options[1], item, where) for key, item in value.items()}
+    if not _is_valid(hint, origin, options, value):
+        raise UserError(f"{where}: {str(value)[:60]!r} is not a valid value", ExitCode.CHECKPOINT)
+    return {Path: Path, float: float}.get(hint, lambda same: same)(value)
+
+
+def _is_valid(hint: Any, origin: Any, options: tuple[Any, ...], value: Any) -> bool:
+    """Whether a JSON value can stand for a plain type."""
+    if origin is typing.Literal:
+        return value in options
+    if hint is Path:
+        return isinstance(value, str) and "\0" not in value
+    if hint is float:
+        return type(value) in (int, float)
+    return origin is None and type(value) is hint

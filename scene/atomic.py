@@ -1,26 +1,33 @@
 """Files that are either the old one or the whole new one, whatever happens in between."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
+Bytes = bytes | bytearray | memoryview
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write `content` under its final name only once it is on disk.
+
+def write_atomic(path: Path, content: Bytes | Iterable[Bytes]) -> None:
+    """Write `content`, in one piece or in parts, under its final name only once it is on disk.
 
     Raises:
-        OSError: the file system refused; what was there before is untouched.
+        OSError: the file system refused; what was there before is untouched. Names the file.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    parts = (content,) if isinstance(content, Bytes) else content
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+        sync_folder(path.parent)
+    except BaseException as failure:
         temporary.unlink(missing_ok=True)
+        if isinstance(failure, OSError):  # write and fsync do not say of which file they speak
+            failure.filename, failure.filename2 = str(path), None
         raise
-    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -32,6 +32,7 @@ from scene.user_masks import UserMasks, find_masks, report_masks
 __all__ = ["Capture", "CaptureSettings", "PointCloud", "View", "load_capture"]
 
 OUTLIER_DISTANCE = 1e4
+DIGEST_PARTS = ("COLMAP model", "photos", "masks", "split")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Capture:
         test: ids of the views that are held out.
         scene_scale: 1.1 times the largest distance of a training camera to their mean.
         split_rule: how train and test were chosen, in words.
-        digest: changes with the model, the photos, the masks' use and the split.
+        digest: one number for each of DIGEST_PARTS, joined by dashes; changes with any of them.
         images: photo of every view, sRGB.
         keeps: the user's mask of every view, None where there is none.
     """
@@ -342,13 +343,16 @@ def _safe(name: str) -> str:
 
 
 def _digest(model: ColmapModel, plan: Plan, pixels: dict[str, Pixels], split: Split) -> str:
-    """One number for the data of a run: model files, photo files and split."""
-    total = hashlib.blake2b(digest_size=16)
+    """A number for each of DIGEST_PARTS: model files, photo files, masks and split."""
+    parts = [hashlib.blake2b(digest_size=8) for _ in DIGEST_PARTS]
+    of_model, of_photos, of_masks, of_split = parts
     for stem in ("cameras", "images", "points3D"):
         with (model.folder / f"{stem}{model.suffix}").open("rb") as stream:
-            total.update(hashlib.file_digest(stream, "blake2b").digest())
+            of_model.update(hashlib.file_digest(stream, "blake2b").digest())
     for view in plan.views:
-        total.update(f"{view.name}\0{pixels[view.name].digest}\0".encode("utf-8", "replace"))
+        of_photos.update(f"{view.name}\0{pixels[view.name].digest}\0".encode("utf-8", "replace"))
+        keep = pixels[view.name].keep
+        of_masks.update(b"\0" if keep is None else np.packbits(keep).tobytes())
     for names in (split.train, split.test):
-        total.update("\0".join(names).encode("utf-8", "replace") + b"\1")
-    return total.hexdigest()
+        of_split.update("\0".join(names).encode("utf-8", "replace") + b"\1")
+    return "-".join(part.hexdigest() for part in parts)

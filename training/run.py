@@ -1,13 +1,18 @@
 """A whole training run: from a configuration to a folder with a model; exit codes included."""
 
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 import torch
 
 from arguments.config import TrainConfig
-from arguments.messages import ExitCode, Messages, UserError
+from arguments.failures import refusal_of
+from arguments.messages import ExitCode, Messages, UserError, one_line
 from arguments.serialization import to_json
 from evaluation.metrics import psnr, quantise
 from gaussian_renderer import render_image
@@ -16,10 +21,22 @@ from masks.proposals import CandidateFolder, ProposalSettings, propose
 from scene.atomic import write_atomic
 from scene.capture import Capture, CaptureSettings, load_capture
 from scene.gaussians import Gaussians
+from scene.model_folder import check_source
+from scene.ply_header import check_header
 from training import checkpoint
-from training.loop import Hooks, Progress, Run, Stopped, ViewSource
+from training.loop import STOP_SIGNALS, Hooks, Progress, Run, Stopped, ViewSource
 from training.preflight import describe_capture, describe_plan
-from training.run_folder import RunRecord, Status, claim, commit, versions
+from training.resume import check_data, check_settings
+from training.run_folder import (
+    CONFIG,
+    RECORD,
+    RunRecord,
+    Status,
+    claimed,
+    commit,
+    ply_path,
+    versions,
+)
 from training.setup import (
     build,
     camera_batch,
@@ -89,47 +106,66 @@ def _measure(
     return measure
 
 
-def _resume(config: TrainConfig, run: Run) -> None:
-    """Continue from a checkpoint if one is asked for."""
+def _start_of(config: TrainConfig, messages: Messages) -> checkpoint.Checkpoint | None:
+    """The verified checkpoint that a run goes on from; None where it begins anew."""
     start = config.run.start_checkpoint
-    found = checkpoint.load(start) if start else None
+    found = checkpoint.load_newest(config.model.model_path, messages) if config.run.resume else None
+    if found is not None:
+        return found
+    if start is not None:
+        return checkpoint.load(start)
     if config.run.resume:
-        found = checkpoint.load_newest(config.model.model_path, run.messages) or found
-        if found is None:
-            run.messages.warn(f"nothing to resume in '{config.model.model_path}'; starting anew")
-    if found is None:
-        return
-    if found.manifest.dataset != run.record.dataset:
-        raise UserError(
-            f"{found.path}: dataset digest differs from this scene's; use another -m",
-            ExitCode.CHECKPOINT,
-        )
-    try:
-        run.parts.state.load(found.tensors, found.manifest.step)
-    except (KeyError, TypeError) as failure:
-        raise UserError(
-            f"{found.path}: made with another --method or masks: {failure} is missing",
-            ExitCode.CHECKPOINT,
-        ) from None
-    run.record.seconds = found.manifest.seconds
-    run.messages.note(f"resuming from step {found.manifest.step} (verified)")
+        messages.warn(f"nothing to resume in '{config.model.model_path}'; starting anew")
+    return None
+
+
+def _continued(
+    config: TrainConfig, found: checkpoint.Checkpoint, messages: Messages
+) -> TrainConfig:
+    """The settings of a continuation: as told, with the cap that the run has grown by.
+
+    Raises:
+        UserError: it would learn otherwise than before.
+    """
+    if config.run.max_gaussians is None:
+        config = _capped(config, found.manifest.config.run.max_gaussians)
+    is_other_run = found.path.parent != config.model.model_path / checkpoint.FOLDER
+    check_settings(str(found.path), found.manifest.config, config, is_other_run, messages)
+    return config
+
+
+def _capped(config: TrainConfig, max_gaussians: int | None) -> TrainConfig:
+    return replace(config, run=replace(config.run, max_gaussians=max_gaussians))
 
 
 def prepare(config: TrainConfig, record: RunRecord, messages: Messages) -> Run:
-    """Load the scene, build the state, say what was found and what it will cost."""
+    """Load the scene, build the state, say what was found and what it will cost.
+
+    What is on disk of an earlier run changes only once it is known that it can go on.
+    """
     folder = config.model.model_path
+    found = _start_of(config, messages)
+    if found is not None:
+        config = _continued(config, found, messages)
     capture = load_capture(capture_settings(config), messages)
     describe_capture(capture, messages)
     record.split_rule, record.dataset = capture.split_rule, capture.digest
+    if found is not None:
+        accepts = config.run.accept_changed_data
+        check_data(str(found.path), found.manifest.dataset, capture.digest, accepts, messages)
     parts = build(config, capture, candidates_for(config, capture, messages), messages)
+    config = _capped(config, parts.max_gaussians)  # it may follow from what memory is free today
     device = parts.state.result.device
     record.device, record.num_threads = str(device), torch.get_num_threads()
     record.max_gaussians = parts.max_gaussians
-    write_atomic(folder / "config.json", to_json(config).encode())
     hooks = Hooks(_progress_log(config), _measure(config, capture, device))
     views = ViewSource(capture, config, device)
     run = Run(config, parts, views, record, messages, hooks)
-    _resume(config, run)
+    if found is not None:
+        checkpoint.restore(found, parts.state)
+        record.seconds = found.manifest.seconds
+        messages.note(f"resuming from step {found.manifest.step} (verified)")
+    write_atomic(folder / CONFIG, to_json(config).encode())
     describe_plan(config, parts, views, messages)
     return run
 
@@ -172,34 +208,75 @@ def train(config: TrainConfig, messages: Messages) -> int:
     Raises:
         UserError: the run is refused or has failed.
     """
-    source = config.model.source_path
-    if not source.is_dir():
-        what = (
-            "is a file, expected a folder with images/ and sparse/"
-            if source.exists()
-            else "not found"
+    check_source(config.model.source_path)
+    with claimed(config, messages), stopping_at_once():
+        return _train(config, messages)
+
+
+@contextmanager
+def stopping_at_once() -> Iterator[None]:
+    """Outside of the loop a stop signal ends the work in progress; a second one the process."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        name = signal.Signals(number).name
+        raise Stopped(
+            f"stopped by {name} outside of the training", STOP_SIGNALS[signal.Signals(number)]
         )
-        raise UserError(f"dataset '{source}' {what}")
-    claim(config)
-    record = RunRecord("running", 0, commit=commit(), versions=versions())
+
+    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _train(config: TrainConfig, messages: Messages) -> int:
     folder = config.model.model_path
-    record.write(folder, messages)
+    record = RunRecord("running", 0, commit=commit(), versions=versions())
+    continues = config.run.resume or config.run.start_checkpoint is not None
+    if not continues:  # else run.json speaks of the run before, until it is known to go on
+        record.write(folder, messages)
     run: Run | None = None
     try:
         run = prepare(config, record, messages)
+        run.note_progress()
         if config.run.preflight:
             return _close(run, record, "stopped", ExitCode.OK, "preflight only", messages, folder)
         if run.parts.state.step >= config.run.iterations:
             messages.note(f"already at step {run.parts.state.step}")
         run.train()
         run.finish()
+        _verify(folder, run.parts.state.step)
     except Stopped as stop:
         sys.stderr.write(f"{stop}\n")
-        return _close(run, record, "stopped", stop.code, str(stop), messages, folder)
-    except UserError as refusal:
-        _close(run, record, "failed", refusal.code, str(refusal), messages, folder)
+        if run is not None or not continues:
+            _close(run, record, "stopped", stop.code, str(stop), messages, folder)
+        return stop.code
+    except BaseException as failure:
+        refusal = refusal_of(failure)
+        code = refusal.code if refusal else ExitCode.BUG
+        reason = one_line(str(refusal or f"{type(failure).__name__}: {failure}"))
+        if run is not None or not continues:
+            _close(run, record, "failed", code, reason, messages, folder)
         raise
     return _close(run, record, "finished", ExitCode.OK, "", messages, folder)
+
+
+def _verify(folder: Path, step: int) -> None:
+    """Read back what the run has promised: its last checkpoint and its model.
+
+    Raises:
+        UserError: what is on disk is not what was written.
+    """
+    try:
+        checkpoint.verify(checkpoint.path_of(folder, step))
+        check_header(ply_path(folder, step))
+    except UserError as damage:
+        raise UserError(
+            f"written, but it reads back differently: {damage}", ExitCode.FILE_SYSTEM
+        ) from damage
 
 
 def _close(
@@ -212,10 +289,13 @@ def _close(
     folder: Path,
 ) -> int:
     record.status, record.code, record.reason = status, int(code), reason
-    if run is None:  # it was refused before there was anything to train
-        record.write(folder, messages)
-    else:
-        run.note_progress()
+    try:
+        if run is None:  # it was refused before there was anything to train
+            record.write(folder, messages)
+        else:
+            run.note_progress()
+    except OSError as failure:  # what ended the run matters more than that nobody can note it
+        messages.warn(f"{folder / RECORD} not written: {failure.strerror}")
     if messages.warnings and not messages.quiet:
-        sys.stderr.write(f"{len(messages.warnings)} warnings, also in {folder / 'run.json'}\n")
+        sys.stderr.write(f"{len(messages.warnings)} warnings, also in {folder / RECORD}\n")
     return int(code)

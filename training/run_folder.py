@@ -1,9 +1,13 @@
 """The folder of a run: what is written where, and how a finished run is opened again."""
 
+import fcntl
 import json
+import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,11 +17,14 @@ import torch
 from arguments.config import TrainConfig
 from arguments.messages import ExitCode, Messages, UserError
 from arguments.serialization import from_plain, to_json
-from scene.atomic import write_atomic
+from scene.atomic import remove_stale, write_atomic
 from scene.gaussians import Gaussians
 from scene.ply import Splats, read_ply, write_ply
+from training import checkpoint
 
 Status = Literal["running", "finished", "stopped", "failed"]
+RECORD, CONFIG, LOCK = "run.json", "config.json", "run.lock"
+LARGEST_JSON = 16 << 20  # bytes
 
 
 @dataclass
@@ -25,8 +32,10 @@ class RunRecord:
     """What run.json says: where the run is and how it got there.
 
     Attributes:
+        status: `running` while run.lock is held; a run that was killed is found out and marked
+            as failed when it is continued.
         step: updates done.
-        code: exit code; None while it runs.
+        code: exit code; None while it runs, and where nobody was left to give one.
         seconds: training time over all sessions, without loading and writing.
     """
 
@@ -49,7 +58,32 @@ class RunRecord:
     def write(self, model_path: Path, messages: Messages) -> None:
         """Replace run.json, with what the run has said so far."""
         self.notes, self.warnings = list(messages.notes), list(messages.warnings)
-        write_atomic(model_path / "run.json", to_json(self).encode())
+        write_atomic(model_path / RECORD, to_json(self).encode())
+
+
+def read_record(model_path: Path) -> RunRecord | None:
+    """What run.json says; None where there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = model_path / RECORD
+    return from_plain(RunRecord, _read_json(path), str(path)) if path.is_file() else None
+
+
+def _read_json(path: Path) -> object:
+    """A JSON file of a run.
+
+    Raises:
+        UserError: it is damaged or huge.
+    """
+    size = path.stat().st_size
+    if size > LARGEST_JSON:
+        raise UserError(f"{path}: {size} bytes are too many", ExitCode.CHECKPOINT)
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as failure:
+        raise UserError(f"{path}: not JSON: {failure}", ExitCode.CHECKPOINT) from None
 
 
 def versions() -> dict[str, str]:
@@ -73,31 +107,95 @@ def commit() -> str:
     return done.stdout.strip()
 
 
-def claim(config: TrainConfig) -> None:
-    """Make the folder of a new run, or check that an old one may be continued.
+@contextmanager
+def claimed(config: TrainConfig, messages: Messages) -> Iterator[None]:
+    """Make the folder of a new run, or check that an old one may be continued; hold its lock.
 
     Raises:
-        UserError: there is a run and neither --resume nor --overwrite, or it cannot be written.
+        UserError: there is a run and neither --resume nor --overwrite, another process works in
+            the folder, or it cannot be written.
     """
     folder = config.model.model_path
-    step = _recorded_step(folder / "run.json")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    except OSError as failure:
+        raise _unwritable(folder, failure) from None
+    with os.fdopen(handle, "r+b") as file:
+        _lock(file.fileno(), folder, messages)
+        _admit(config, folder, messages)
+        yield
+
+
+def _lock(handle: int, folder: Path, messages: Messages) -> None:
+    """Take the lock; the system gives it back when this process ends, however it ends.
+
+    Raises:
+        UserError: another process has it.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(handle, 100, 0).decode("utf-8", "replace").strip() or "another process"
+        raise UserError(
+            f"'{folder}' is in use by {holder}; wait for it or choose another -m", ExitCode.USAGE
+        ) from None
+    except OSError as failure:
+        messages.warn(f"'{folder}' cannot be locked ({failure.strerror}); run nothing else in it")
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"pid {os.getpid()} on host {platform.node()}\n".encode(), 0)
+
+
+def _admit(config: TrainConfig, folder: Path, messages: Messages) -> None:
+    """Refuse a second run where there is one, and clean up after what was killed.
+
+    Raises:
+        UserError: see `claimed`.
+    """
+    step = _recorded_step(folder)
+    has_model = any(folder.glob("point_cloud/*/point_cloud.ply"))
+    has_run = step > 0 or has_model or checkpoint.exists(folder)
     continues = config.run.resume or config.run.start_checkpoint is not None
-    if step > 0 and not (continues or config.run.overwrite):
+    if has_run and not (continues or config.run.overwrite):
         raise UserError(
             f"'{folder}' has a run at step {step}; --resume, --overwrite or another -m",
             ExitCode.USAGE,
         )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         if not continues:
             remove_run(folder)
-        probe = folder / ".writable.tmp"
-        probe.write_bytes(b"")
-        probe.unlink()
+        for name in (*remove_stale(folder), *_remove_stale_models(folder)):
+            messages.note(f"removed unfinished {name}")
+        write_atomic(folder / ".writable", b"")
+        (folder / ".writable").unlink()
+        if continues:
+            _note_sudden_end(folder, messages)
     except OSError as failure:
-        raise UserError(
-            f"cannot write '{folder}': {failure.strerror}", ExitCode.FILE_SYSTEM
-        ) from None
+        raise _unwritable(folder, failure) from None
+
+
+def _unwritable(folder: Path, failure: OSError) -> UserError:
+    return UserError(
+        f"cannot write '{folder}': {failure.strerror}; choose another -m", ExitCode.FILE_SYSTEM
+    )
+
+
+def _remove_stale_models(folder: Path) -> list[str]:
+    """Remove what a dead process left beside the models."""
+    return [name for path in folder.glob("point_cloud/*") for name in remove_stale(path)]
+
+
+def _note_sudden_end(folder: Path, messages: Messages) -> None:
+    """A record that says `running` though nobody holds the lock is made to tell the truth."""
+    try:
+        record = read_record(folder)
+    except UserError as damage:
+        messages.warn(f"{damage}; it will be written anew")
+        return
+    if record is not None and record.status == "running":
+        record.status, record.reason = "failed", "ended without a word: killed, or a power cut"
+        write_atomic(folder / RECORD, to_json(record).encode())
+        messages.note(f"the run before ended without a word after step {record.step}")
 
 
 def remove_run(folder: Path) -> None:
@@ -107,18 +205,17 @@ def remove_run(folder: Path) -> None:
     """
     for name in ("checkpoints", "point_cloud", "renders", "tensorboard"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("run.json", "config.json", "metrics.json"):
+    for name in (RECORD, CONFIG, "metrics.json"):
         (folder / name).unlink(missing_ok=True)
 
 
-def _recorded_step(path: Path) -> int:
-    """Updates that the run in a folder has saved; 0 where there is none."""
-    if not path.is_file():
-        return 0
+def _recorded_step(folder: Path) -> int:
+    """Updates that the run in a folder has done; 0 where there is none or nobody knows."""
     try:
-        return int(json.loads(path.read_text("utf-8"))["step"])
-    except (ValueError, KeyError, TypeError):
+        record = read_record(folder)
+    except UserError:
         return 0
+    return 0 if record is None else record.step
 
 
 def splats_of(gaussians: Gaussians) -> Splats:
@@ -176,16 +273,12 @@ def read_config(model_path: Path) -> TrainConfig:
     Raises:
         UserError: there is no run or its config.json is not one.
     """
-    path = model_path / "config.json"
+    path = model_path / CONFIG
     if not path.is_file():
         raise UserError(
             f"no run in '{model_path}': config.json is missing; train one with train.py"
         )
-    try:
-        plain = json.loads(path.read_text("utf-8"))
-    except ValueError as failure:
-        raise UserError(f"{path}: not JSON: {failure}", ExitCode.CHECKPOINT) from None
-    return from_plain(TrainConfig, plain, str(path))
+    return from_plain(TrainConfig, _read_json(path), str(path))
 
 
 def load_run(model_path: Path, iteration: int | None = None) -> TrainedRun:

@@ -1,0 +1,119 @@
+"""What went wrong, as the one line and exit code that the user gets; knows no subsystem."""
+
+import errno
+import signal
+import sys
+import tempfile
+import traceback
+from typing import TextIO
+
+from arguments.messages import ExitCode, UserError, one_line
+
+ADVICE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some of your quota",
+    errno.EROFS: "choose another folder",
+    errno.EACCES: "check the permissions",
+    errno.EPERM: "check the permissions",
+    errno.ENOENT: "check the path",
+}
+OTHER_ADVICE = "check the disk or the network share"
+# How torch says that an allocation failed; it is never imported for that.
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def refusal_of(failure: BaseException) -> UserError | None:
+    """The failure in words that the user can act on; None where it is a bug of this program."""
+    if isinstance(failure, UserError):
+        return failure
+    if isinstance(failure, OSError) and failure.errno is not None:
+        where = f" in '{failure.filename}'" if failure.filename else ""
+        advice = ADVICE.get(failure.errno, OTHER_ADVICE)
+        return UserError(f"{failure.strerror}{where}; {advice}", ExitCode.FILE_SYSTEM)
+    if is_out_of_memory(failure):
+        return UserError(
+            "out of memory; lower --max_gaussians, or give smaller photos with -r",
+            ExitCode.MEMORY,
+        )
+    return None
+
+
+def is_out_of_memory(failure: BaseException) -> bool:
+    """Whether an allocation failed, of the host or of a GPU."""
+    if isinstance(failure, MemoryError):
+        return True
+    said = str(failure).lower()
+    return isinstance(failure, RuntimeError) and any(words in said for words in OUT_OF_MEMORY)
+
+
+def report(failure: BaseException) -> int:
+    """Say on stderr in one line how a command failed; returns the exit code.
+
+    The traceback of a bug goes to a file of its own.
+    """
+    if isinstance(failure, KeyboardInterrupt):
+        sys.stderr.write("stopped by SIGINT\n")
+        return 128 + signal.SIGINT
+    refusal = refusal_of(failure)
+    if refusal is not None:
+        sys.stderr.write(f"error: {one_line(str(refusal))}\n")
+        return int(refusal.code)
+    told = one_line(f"{type(failure).__name__}: {failure}")[:160]
+    sys.stderr.write(f"error: a bug in this program: {told}; {_crash_report(failure)}\n")
+    return int(ExitCode.BUG)
+
+
+def _crash_report(failure: BaseException) -> str:
+    """Write the traceback to a file; says where it is."""
+    text = "".join(traceback.format_exception(failure))
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="twinsplat-crash-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
+            file.write(text)
+    except OSError as refused:
+        return f"no report, {refused.strerror}"
+    return f"report {file.name}"
+
+
+class LastingStream:
+    """A stream that a run outlives: once nobody reads it any more, what is written is dropped."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream: TextIO | None = stream
+
+    def write(self, text: str) -> int:
+        """Write while somebody reads."""
+        try:
+            if self._stream is not None:
+                self._stream.write(text)
+        except (OSError, ValueError):  # a closed pipe, terminal or file
+            self._stream = None
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush while somebody reads."""
+        try:
+            if self._stream is not None:
+                self._stream.flush()
+        except (OSError, ValueError):
+            self._stream = None
+
+    def isatty(self) -> bool:
+        """Whether a terminal shows it."""
+        return self._stream is not None and self._stream.isatty()
+
+    def fileno(self) -> int:
+        """The stream's own handle.
+
+        Raises:
+            OSError: nobody reads any more.
+        """
+        if self._stream is None:
+            raise OSError("the stream is closed")
+        return self._stream.fileno()
+
+    @property
+    def encoding(self) -> str:
+        """How text becomes bytes."""
+        return self._stream.encoding if self._stream is not None else "utf-8"
