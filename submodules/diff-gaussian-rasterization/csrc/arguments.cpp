@@ -68,7 +68,7 @@ ProjectTensors project_tensors(const char* op, const Tensor& means, const Option
 }
 
 ProjectUpstream project_upstream(const char* op, const ProjectTensors& in, const Tensor& v_means2d,
-                                 const Tensor& v_conics, const Tensor& v_depths,
+                                 const Tensor& v_conics, const OptionalTensor& v_depths,
                                  const Tensor& v_opacities, const Tensor& v_colors,
                                  const Tensor& conics, const Tensor& colors, const Tensor& radii,
                                  bool geometry_grad) {
@@ -77,7 +77,7 @@ ProjectUpstream project_upstream(const char* op, const ProjectTensors& in, const
   if (geometry_grad) {
     check(op, "v_means2d", v_means2d, {C, M, 2}, device);
     check(op, "v_conics", v_conics, {C, M, 3}, device);
-    check(op, "v_depths", v_depths, {C, M}, device);
+    if (v_depths) check(op, "v_depths", *v_depths, {C, M}, device);
     check(op, "v_opacities", v_opacities, {C, M}, device);
   }
   check(op, "conics", conics, {C, M, 3}, device);
@@ -86,9 +86,9 @@ ProjectUpstream project_upstream(const char* op, const ProjectTensors& in, const
     check(op, "v_colors", v_colors, {C, M, 3}, device);
     check(op, "colors", colors, {C, M, 3}, device);
   }
-  return {v_means2d.contiguous(),   v_conics.contiguous(), v_depths.contiguous(),
-          v_opacities.contiguous(), v_colors.contiguous(), colors.contiguous(),
-          conics.contiguous(),      radii.contiguous()};
+  return {v_means2d.contiguous(), v_conics.contiguous(), v_opacities.contiguous(),
+          v_colors.contiguous(),  colors.contiguous(),   conics.contiguous(),
+          radii.contiguous(),     contiguous(v_depths)};
 }
 
 BlendTensors blend_tensors(const char* op, const Tensor& means2d, const Tensor& conics,

@@ -46,11 +46,12 @@ ProjectTensors project_tensors(const char* op, const Tensor& means, const Option
 
 // What comes back from the blend, and what the projection gave; contiguous.
 struct ProjectUpstream {
-  Tensor means2d, conics, depths, opacities, colors, projected_colors, projected_conics, radii;
+  Tensor means2d, conics, opacities, colors, projected_colors, projected_conics, radii;
+  OptionalTensor depths;
 };
 
 ProjectUpstream project_upstream(const char* op, const ProjectTensors& in, const Tensor& v_means2d,
-                                 const Tensor& v_conics, const Tensor& v_depths,
+                                 const Tensor& v_conics, const OptionalTensor& v_depths,
                                  const Tensor& v_opacities, const Tensor& v_colors,
                                  const Tensor& conics, const Tensor& colors, const Tensor& radii,
                                  bool geometry_grad);

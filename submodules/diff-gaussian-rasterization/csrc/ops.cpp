@@ -13,7 +13,7 @@ TORCH_LIBRARY(twinsplat_raster, m) {
         ") -> (Tensor means2d, Tensor conics, Tensor depths, Tensor opacities, Tensor colors, "
         "Tensor radii)");
   m.def(
-      "project_backward(Tensor v_means2d, Tensor v_conics, Tensor v_depths, Tensor v_opacities, "
+      "project_backward(Tensor v_means2d, Tensor v_conics, Tensor? v_depths, Tensor v_opacities, "
       "Tensor v_colors, Tensor conics, "
       "Tensor colors, Tensor radii, " TWINSPLAT_PROJECT_ARGUMENTS
       ", bool geometry_grad) -> (Tensor v_means, Tensor v_quats, Tensor v_scales, Tensor "
@@ -24,9 +24,10 @@ TORCH_LIBRARY(twinsplat_raster, m) {
       "radii, Tensor? backgrounds, "
       "Tensor? absgrad, int[] set_sizes, int width, int height, int depth_mode, bool "
       "geometry_grad, bool keep_state, int capacity) -> (Tensor color, Tensor alpha, "
-      "Tensor depth, Tensor state, Tensor counts)");
+      "Tensor depth, Tensor splats, Tensor state, Tensor counts)");
   m.def(
-      "blend_backward(Tensor v_color, Tensor? v_alpha, Tensor? v_depth, Tensor state, Tensor "
+      "blend_backward(Tensor v_color, Tensor? v_alpha, Tensor? v_depth, Tensor splats, Tensor "
+      "state, Tensor "
       "means2d, Tensor conics, "
       "Tensor opacities, Tensor colors, Tensor depths, Tensor radii, Tensor? backgrounds, int[] "
       "set_sizes, int width, int height, "

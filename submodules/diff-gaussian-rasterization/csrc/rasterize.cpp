@@ -121,7 +121,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> project_cpu(
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> project_backward_cpu(
-    const Tensor& v_means2d, const Tensor& v_conics, const Tensor& v_depths,
+    const Tensor& v_means2d, const Tensor& v_conics, const OptionalTensor& v_depths,
     const Tensor& v_opacities2d, const Tensor& v_colors, const Tensor& conics, const Tensor& colors,
     const Tensor& radii, const Tensor& means, const OptionalTensor& quats,
     const OptionalTensor& scales, const OptionalTensor& covariances, const Tensor& opacities,
@@ -149,7 +149,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> project_backw
   ProjectGradients grads;
   grads.means2d = up.means2d.const_data_ptr<float>();
   grads.conics = up.conics.const_data_ptr<float>();
-  grads.depths = up.depths.const_data_ptr<float>();
+  const Tensor v_all_depths = up.depths ? *up.depths : zeros({in.num_cameras, M}, means.options());
+  grads.depths = v_all_depths.const_data_ptr<float>();
   grads.opacities = up.opacities.const_data_ptr<float>();
   grads.colors = up.colors.const_data_ptr<float>();
   grads.projected_colors = up.projected_colors.const_data_ptr<float>();
@@ -186,7 +187,7 @@ BlendInputs blend_inputs(const BlendTensors& t, size_t num_sets, int64_t width, 
   return in;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> blend_cpu(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> blend_cpu(
     const Tensor& means2d, const Tensor& conics, const Tensor& opacities, const Tensor& colors,
     const Tensor& depths, const Tensor& radii, const OptionalTensor& backgrounds,
     const OptionalTensor& absgrad, at::IntArrayRef set_sizes, int64_t width, int64_t height,
@@ -219,13 +220,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> blend_cpu(
   Tensor counts = at::empty({3}, options.dtype(at::kInt));
   int32_t* count = counts.data_ptr<int32_t>();
   count[0] = int32_t(header[0]), count[1] = int32_t(header[1]), count[2] = -1;
-  return {color, alpha, depth, state, counts};
+  // Lists and splats lie in one buffer here.
+  return {color, alpha, depth, at::empty({0}, options.dtype(at::kByte)), state, counts};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> blend_backward_cpu(
     const Tensor& v_color, const OptionalTensor& v_alpha, const OptionalTensor& v_depth,
-    const Tensor& state, const Tensor& means2d, const Tensor& conics, const Tensor& opacities,
-    const Tensor& colors, const Tensor& depths, const Tensor& radii,
+    const Tensor& splats, const Tensor& state, const Tensor& means2d, const Tensor& conics,
+    const Tensor& opacities, const Tensor& colors, const Tensor& depths, const Tensor& radii,
     const OptionalTensor& backgrounds, at::IntArrayRef set_sizes, int64_t width, int64_t height,
     int64_t depth_mode, bool geometry_grad, bool absolute) {
   const char* op = "blend_backward";
@@ -233,6 +235,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> blend_backward_cpu(
                                        backgrounds, set_sizes, width, height, depth_mode);
   const BlendInputs in = blend_inputs(a, set_sizes.size(), width, height, depth_mode);
   const at::Device cpu = means2d.device();
+  check(op, "splats", splats, {0}, cpu, at::kByte);
   const int64_t S = int64_t(set_sizes.size()), C = means2d.size(0), M = means2d.size(1),
                 D = in.channels;
   check(op, "v_color", v_color, {S, C, height, width, D}, cpu);
@@ -245,7 +248,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> blend_backward_cpu(
     return wanted ? zeros(shape, options) : at::empty({0}, options);
   };
   Tensor v_means2d = make(g, {C, M, 2}), v_conics = make(g, {C, M, 3}),
-         v_opacities = make(g, {C, M}), v_depths = make(g, {C, M});
+         v_opacities = make(g, {C, M}), v_depths = make(g && depth_mode, {C, M});
   Tensor v_absolute = make(g && absolute, {C, M, 2}), v_colors = make(true, {C, M, D});
   const Tensor color = v_color.contiguous();
   const OptionalTensor alpha = contiguous(v_alpha), depth = contiguous(v_depth);

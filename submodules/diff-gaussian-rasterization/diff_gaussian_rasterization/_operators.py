@@ -1,5 +1,6 @@
 """The rasterizer's operators as autograd and the compiler see them; the mathematics is compiled."""
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -47,25 +48,29 @@ def _blend_fake(*arguments: Any) -> tuple[Tensor, ...]:
     means2d, _, _, colors, _, _, _, _, set_sizes, width, height, depth_mode, *_ = arguments
     shape = (len(set_sizes), means2d.shape[0], height, width)
     new = means2d.new_empty
+    num_splat_bytes = 0
+    if means2d.device.type != "cpu":
+        num_splat_bytes = torch.library.get_ctx().new_dynamic_size()
     num_bytes = torch.library.get_ctx().new_dynamic_size()
     return (
         new(*shape, colors.shape[2]),
         new(shape),
         new(shape if depth_mode else (0,)),
+        new(num_splat_bytes, dtype=torch.uint8),
         new(num_bytes, dtype=torch.uint8),
         new(3, dtype=torch.int32),
     )
 
 
 def _blend_backward_fake(*arguments: Any) -> tuple[Tensor, ...]:
-    means2d, conics, opacities, colors, depths = arguments[4:9]
-    geometry, absolute = arguments[-2:]
+    means2d, conics, opacities, colors, depths = arguments[5:10]
+    depth_mode, geometry, absolute = arguments[-3:]
     return (
         _fresh(means2d, means2d, wanted=geometry),
         _fresh(means2d, conics, wanted=geometry),
         _fresh(means2d, opacities, wanted=geometry),
         _fresh(means2d, colors),
-        _fresh(means2d, depths, wanted=geometry),
+        _fresh(means2d, depths, wanted=geometry and bool(depth_mode)),
         _fresh(means2d, means2d, wanted=geometry and absolute),
     )
 
@@ -82,6 +87,7 @@ _GEOMETRY_OF_BLEND = (0, 1, 2, 4, 7)  # means2d, conics, opacities, depths, absg
 def _project_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     _, conics, _, _, colors, radii = output
     ctx.mark_non_differentiable(radii)
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(conics, colors, radii, *inputs[:9])
     ctx.options = inputs[9:]
 
@@ -89,24 +95,51 @@ def _project_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _project_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
     needs = ctx.needs_input_grad
     geometry = any(needs[i] for i in _GEOMETRY_OF_PROJECT)
-    gradients = ops.project_backward(*upstream[:5], *ctx.saved_tensors, *ctx.options, geometry)
+    conics, colors, radii, *_ = ctx.saved_tensors
+    v_means2d, v_conics, v_depths, v_opacities, v_colors, _ = upstream
+    gradients = ops.project_backward(
+        _or_zeros(v_means2d, conics, (*radii.shape, 2)),
+        _or_zeros(v_conics, conics, conics.shape),
+        v_depths,
+        _or_zeros(v_opacities, conics, radii.shape),
+        _or_zeros(v_colors, colors, colors.shape),
+        *ctx.saved_tensors,
+        *ctx.options,
+        geometry,
+    )
     wanted = (g if need else None for g, need in zip(gradients, needs[:7], strict=True))
     return (*wanted, *[None] * 9)
 
 
+def _or_zeros(gradient: Tensor | None, maker: Tensor, shape: Sequence[int]) -> Tensor:
+    """The gradient of something that took part in nothing is zero."""
+    return maker.new_zeros(shape) if gradient is None else gradient
+
+
 def _blend_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, absgrad, set_sizes, width, height, depth_mode, geometry_grad, _, _ = inputs
-    _, alpha, _, state, counts = output
-    ctx.mark_non_differentiable(state, counts)
-    ctx.save_for_backward(state, *tensors, alpha if ctx.needs_input_grad[6] else None)
+    _, alpha, _, splats, state, counts = output
+    ctx.mark_non_differentiable(splats, state, counts)
+    # Else a zero would be made for every byte of the state.
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(splats, state, *tensors, alpha if ctx.needs_input_grad[6] else None)
     ctx.options = (set_sizes, width, height, depth_mode)
     ctx.geometry_grad = geometry_grad
     ctx.absolute = absgrad is not None
 
 
-def _blend_backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+def _no_color_gradient(ctx: Any, saved: Sequence[Tensor]) -> Tensor:
+    """Zeros for a blend of which only alpha or depth is used."""
+    means2d, colors = saved[2], saved[5]
+    set_sizes, width, height, _ = ctx.options
+    return colors.new_zeros(len(set_sizes), len(means2d), height, width, colors.shape[2])
+
+
+def _blend_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
     *saved, alpha = ctx.saved_tensors
-    v_color, v_alpha, v_depth, _, _ = upstream
+    v_color, v_alpha, v_depth, *_ = upstream
+    if v_color is None:
+        v_color = _no_color_gradient(ctx, saved)
     geometry = ctx.geometry_grad and any(ctx.needs_input_grad[i] for i in _GEOMETRY_OF_BLEND)
     absolute = geometry and ctx.absolute
     v_depth = v_depth if ctx.options[3] != DepthMode.NONE else None

@@ -139,7 +139,7 @@ def rasterization(
     shown = projection.colors if features is None else features[None]
     if pair_capacity is not None and pair_capacity < 0:
         raise ValueError(f"pair_capacity must be None or at least 0, got {pair_capacity}")
-    color, alpha, accumulated, _, counts = ops.blend(
+    color, alpha, accumulated, _, _, counts = ops.blend(
         projection.means2d,
         projection.conics,
         projection.opacities,

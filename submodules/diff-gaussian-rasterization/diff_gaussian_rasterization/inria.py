@@ -108,7 +108,7 @@ class GaussianRasterizer(nn.Module):
         )
         means2d, probe = _screen_gradients(projection.means2d, means2D, width, height)
         wants_depth = settings.antialiasing is not None
-        color, _, inverse_depth, _, _ = ops.blend(
+        color, _, inverse_depth, *_ = ops.blend(
             means2d,
             projection.conics,
             projection.opacities,

@@ -1,7 +1,6 @@
 // The rasterizer's operators on the GPU: torch's side of the kernels.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/sum.h>
-#include <ATen/ops/zeros.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
@@ -46,16 +45,22 @@ ProjectInputs project_inputs(const ProjectTensors& t, int64_t width, int64_t hei
   return in;
 }
 
+// Quaternions are read 16 bytes at a time; a view into another tensor may lie in between.
+void align(OptionalTensor& t) {
+  if (t && reinterpret_cast<uintptr_t>(t->const_data_ptr()) % 16) t = t->clone();
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> project_cuda(
     const Tensor& means, const OptionalTensor& quats, const OptionalTensor& scales,
     const OptionalTensor& covariances, const Tensor& opacities, const OptionalTensor& sh0,
     const OptionalTensor& shN, const Tensor& viewmats, const Tensor& Ks, int64_t width,
     int64_t height, int64_t sh_degree, double near_plane, double far_plane, double eps2d,
     bool antialiased) {
-  const ProjectTensors t =
+  ProjectTensors t =
       project_tensors("project", means, quats, scales, covariances, opacities, sh0, shN, viewmats,
                       Ks, width, height, sh_degree, near_plane, far_plane, eps2d);
   const CUDAGuard guard(means.device());
+  align(t.quats);
   const ProjectInputs in =
       project_inputs(t, width, height, sh_degree, near_plane, far_plane, eps2d, antialiased);
   const int64_t C = in.num_cameras, M = in.num_gaussians;
@@ -76,7 +81,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> project_cuda(
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> project_backward_cuda(
-    const Tensor& v_means2d, const Tensor& v_conics, const Tensor& v_depths,
+    const Tensor& v_means2d, const Tensor& v_conics, const OptionalTensor& v_depths,
     const Tensor& v_opacities2d, const Tensor& v_colors, const Tensor& conics, const Tensor& colors,
     const Tensor& radii, const Tensor& means, const OptionalTensor& quats,
     const OptionalTensor& scales, const OptionalTensor& covariances, const Tensor& opacities,
@@ -84,12 +89,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> project_backw
     int64_t width, int64_t height, int64_t sh_degree, double near_plane, double far_plane,
     double eps2d, bool antialiased, bool geometry_grad) {
   const char* op = "project_backward";
-  const ProjectTensors t =
+  ProjectTensors t =
       project_tensors(op, means, quats, scales, covariances, opacities, sh0, shN, viewmats, Ks,
                       width, height, sh_degree, near_plane, far_plane, eps2d);
   const ProjectUpstream up = project_upstream(op, t, v_means2d, v_conics, v_depths, v_opacities2d,
                                               v_colors, conics, colors, radii, geometry_grad);
   const CUDAGuard guard(means.device());
+  align(t.quats);
   const ProjectInputs in =
       project_inputs(t, width, height, sh_degree, near_plane, far_plane, eps2d, antialiased);
   const int64_t M = in.num_gaussians;
@@ -104,7 +110,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> project_backw
   ProjectGradients grads{};
   grads.means2d = up.means2d.const_data_ptr<float>();
   grads.conics = up.conics.const_data_ptr<float>();
-  grads.depths = up.depths.const_data_ptr<float>();
+  grads.depths = data(up.depths);
   grads.opacities = up.opacities.const_data_ptr<float>();
   grads.colors = up.colors.const_data_ptr<float>();
   grads.projected_colors = up.projected_colors.const_data_ptr<float>();
@@ -182,7 +188,7 @@ Totals read(const Totals* totals, cudaStream_t stream) {
   return host;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> blend_cuda(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> blend_cuda(
     const Tensor& means2d, const Tensor& conics, const Tensor& opacities, const Tensor& colors,
     const Tensor& depths, const Tensor& radii, const OptionalTensor& backgrounds,
     const OptionalTensor& absgrad, at::IntArrayRef set_sizes, int64_t width, int64_t height,
@@ -196,16 +202,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> blend_cuda(
   const cudaStream_t stream = getCurrentCUDAStream();
   BlendInputs in = blend_inputs("blend", t, set_sizes, width, height, depth_mode);
   const auto options = means2d.options(), bytes = options.dtype(at::kByte);
-  // The tiles are counted before it is known how much memory the lists take.
-  Tensor tile_counts = at::empty({in.rows()}, options.dtype(at::kInt)),
+  Tensor splat_bytes = at::empty({splats_bytes(in)}, bytes),
          depth_keys = at::empty({2 * int64_t(in.rows())}, options.dtype(at::kInt)),
-         totals = at::empty({int64_t(sizeof(Totals))}, bytes);
-  auto* const device_totals = static_cast<Totals*>(totals.data_ptr());
-  count_pairs(in, tile_counts.data_ptr<int32_t>(),
-              reinterpret_cast<uint32_t*>(depth_keys.data_ptr<int32_t>()), device_totals, stream);
+         counts = at::empty({3}, options.dtype(at::kInt));
+  const Splats splats = splats_view(in, splat_bytes.data_ptr());
+  auto* const keys = reinterpret_cast<uint32_t*>(depth_keys.data_ptr<int32_t>());
+  pack(in, splats, keys, stream);
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   if (capacity < 0) {
-    const Totals known = read(device_totals, stream);
+    const Totals known = read(splats.totals, stream);
     if (known.bad != kNoBad) refuse_row(known.bad);
     TORCH_CHECK(known.pairs >= 0, "blend: more than 2^31 pairs of splats and tiles; render fewer ",
                 "cameras at once");
@@ -215,16 +220,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> blend_cuda(
               kChunk, ", got ", capacity);
   in.capacity = round_up(capacity);
   Tensor buffer = at::empty({state_bytes(in, keep_state)}, bytes);
-  BlendState state = state_view(in, keep_state, buffer.data_ptr());
-  C10_CUDA_CHECK(cudaMemcpyAsync(state.totals, device_totals, sizeof(Totals),
-                                 cudaMemcpyDeviceToDevice, stream));
-  Tensor counts = at::empty({3}, options.dtype(at::kInt));
+  const BlendState state = state_view(in, keep_state, buffer.data_ptr());
   {
-    Tensor memory = at::empty({int64_t(list_scratch_bytes(in))}, bytes);
-    ListScratch scratch = list_scratch(in, memory.data_ptr());
-    scratch.counts = tile_counts.data_ptr<int32_t>();
-    scratch.depth_keys = reinterpret_cast<uint32_t*>(depth_keys.data_ptr<int32_t>());
-    make_lists(in, state, scratch, counts.data_ptr<int32_t>(), stream);
+    Tensor memory = at::empty({list_scratch_bytes(in)}, bytes);
+    make_lists(in, splats, state, list_scratch(in, memory.data_ptr()), keys,
+               counts.data_ptr<int32_t>(), stream);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   }
   const int64_t S = in.num_sets, C = in.num_cameras;
@@ -233,15 +233,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> blend_cuda(
          depth = depth_mode ? at::empty({S, C, height, width}, options) : at::empty({0}, options);
   const BlendOutputs out{color.data_ptr<float>(), alpha.data_ptr<float>(),
                          depth_mode ? depth.data_ptr<float>() : nullptr};
-  blend(in, state, out, stream);
+  blend(in, splats, state, out, stream);
   C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return {color, alpha, depth, keep_state ? buffer : at::empty({0}, bytes), counts};
+  const Tensor nothing = at::empty({0}, bytes);
+  return {color, alpha, depth, keep_state ? splat_bytes : nothing, keep_state ? buffer : nothing,
+          counts};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> blend_backward_cuda(
     const Tensor& v_color, const OptionalTensor& v_alpha, const OptionalTensor& v_depth,
-    const Tensor& state, const Tensor& means2d, const Tensor& conics, const Tensor& opacities,
-    const Tensor& colors, const Tensor& depths, const Tensor& radii,
+    const Tensor& splats, const Tensor& state, const Tensor& means2d, const Tensor& conics,
+    const Tensor& opacities, const Tensor& colors, const Tensor& depths, const Tensor& radii,
     const OptionalTensor& backgrounds, at::IntArrayRef set_sizes, int64_t width, int64_t height,
     int64_t depth_mode, bool geometry_grad, bool absolute) {
   const char* op = "blend_backward";
@@ -255,15 +257,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> blend_backward_cuda(
   if (v_alpha) check(op, "v_alpha", *v_alpha, {S, C, height, width}, device);
   if (v_depth) check(op, "v_depth", *v_depth, {S, C, height, width}, device);
   check(op, "state", state, {kAny}, device, at::kByte);
+  check(op, "splats", splats, {kAny}, device, at::kByte);
   TORCH_CHECK(state.size(0) > 0, op, ": the blend was called without keep_state");
   in.capacity = capacity_of(in, state.size(0));
   const auto options = means2d.options();
   const bool g = geometry_grad;
   const auto make = [&](bool wanted, at::IntArrayRef shape) {
-    return wanted ? at::zeros(shape, options) : at::empty({0}, options);
+    return at::empty(wanted ? shape : at::IntArrayRef{0}, options);
   };
   Tensor v_means2d = make(g, {C, M, 2}), v_conics = make(g, {C, M, 3}),
-         v_opacities = make(g, {C, M}), v_depths = make(g, {C, M}),
+         v_opacities = make(g, {C, M}), v_depths = make(g && depth_mode, {C, M}),
          v_absolute = make(g && absolute, {C, M, 2}), v_colors = make(true, {C, M, D});
   const Tensor color = v_color.contiguous();
   const OptionalTensor alpha = contiguous(v_alpha), depth = contiguous(v_depth);
@@ -279,9 +282,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> blend_backward_cuda(
   grads.v_conics = v_conics.data_ptr<float>();
   grads.v_opacities = v_opacities.data_ptr<float>();
   grads.v_colors = v_colors.data_ptr<float>();
-  grads.v_depths = v_depths.data_ptr<float>();
+  grads.v_depths = g && depth_mode ? v_depths.data_ptr<float>() : nullptr;
   grads.v_absolute = v_absolute.data_ptr<float>();
-  blend_backward(in, state_view(in, true, state.data_ptr()), grads, getCurrentCUDAStream());
+  blend_backward(in, splats_view(in, splats.data_ptr()), state_view(in, true, state.data_ptr()),
+                 grads, getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   if (colors.size(0) == 1 && C > 1) v_colors = at::sum(v_colors, 0, /*keepdim=*/true);
   return {v_means2d, v_conics, v_opacities, v_colors, v_depths, v_absolute};

@@ -20,15 +20,17 @@ __device__ bool reaches(const Splat& s, float x0, float y0) {
   return fminf(qv, qh) <= s.threshold;
 }
 
+constexpr int kAtOnce = 4;
+
 // D values of each splat are blended, from `channel` on; with more than four values the kernel runs
 // once for every four.
 template <int D, bool Keep>
 __global__ void __launch_bounds__(kTilePixels)
-    blend_kernel(const BlendInputs in, const BlendState state, const BlendOutputs out,
-                 int channel) {
+    blend_kernel(const BlendInputs in, const Splats all, const BlendState state,
+                 const BlendOutputs out, int channel) {
   constexpr int kBatch = kTilePixels;
-  __shared__ Splat splats[kBatch];
-  __shared__ float4 colors[kBatch];
+  __shared__ Splat splats[kBatch + 1];  // the last one draws nothing
+  __shared__ float4 colors[kBatch + 1];
   const int tile = blockIdx.x, block = threadIdx.x >> 5, lane = threadIdx.x & 31;
   const int section = tile / in.tiles(), camera = section % in.num_cameras;
   const int2 corner = tile_corner(in, tile);
@@ -52,17 +54,28 @@ __global__ void __launch_bounds__(kTilePixels)
   if (Keep && channel == 0)
     for (int j = threadIdx.x; j * kChunk < count; j += kBatch) state.chunk_tiles[chunk0 + j] = tile;
 
+  if (threadIdx.x == 0) {
+    splats[kBatch] = {0, 0, 0, 0, 0, -1000.0f, 0, 0};
+    colors[kBatch] = {0, 0, 0, 0};
+  }
+  // One pair of the next batch waits in registers while the present batch is drawn.
+  Splat next{};
+  float4 next_color{};
+  const auto fetch = [&](int start) {
+    const int mine = start + threadIdx.x;
+    if (mine >= count) return;
+    const int row = state.pairs[first + mine].row;
+    next = all.splats[row];
+    next_color = *reinterpret_cast<const float4*>(all.values + int64_t(row) * padded + channel);
+  };
+  fetch(0);
   int start = 0;
   for (; start < count; start += kBatch) {
     if (!__syncthreads_or(alive)) break;
-    const int mine = start + threadIdx.x;
-    if (mine < count) {
-      const int rank = state.pairs[first + mine].rank;
-      splats[threadIdx.x] = state.splats[rank];
-      colors[threadIdx.x] =
-          *reinterpret_cast<const float4*>(state.values + int64_t(rank) * padded + channel);
-    }
+    splats[threadIdx.x] = next;
+    colors[threadIdx.x] = next_color;
     __syncthreads();
+    fetch(start + kBatch);
     const int here = min(kBatch, count - start);
     for (int g = 0; g < here; g += 32) {
       if (Keep && (start + g) % kChunk == 0 && start + g > 0)
@@ -71,19 +84,30 @@ __global__ void __launch_bounds__(kTilePixels)
       if (__any_sync(kAllLanes, alive)) {
         const bool touches =
             g + lane < here && reaches(splats[g + lane], float(bx) + 0.5f, float(by) + 0.5f);
-        for (unsigned left = __ballot_sync(kAllLanes, touches); left; left &= left - 1) {
-          const int i = __ffs(left) - 1;
-          const Splat& s = splats[g + i];
-          const Contribution c = contribution(s, px - s.x, py - s.y, alive ? T : 0.0f);
-          alive = alive && !c.stops;
-          if (Keep) used |= unsigned(__any_sync(kAllLanes, c.taken)) << i;
-          if (c.taken) {
-            const float4 color = colors[g + i];
+        // Exponents of several splats at once; only the transmittance goes from one to the next.
+        for (unsigned left = __ballot_sync(kAllLanes, touches); left;) {
+          int at[kAtOnce];
+          float raw[kAtOnce];
+#pragma unroll
+          for (int k = 0; k < kAtOnce; ++k) {
+            at[k] = left ? g + __ffs(left) - 1 : kBatch;
+            left &= left - 1;
+            const Splat& s = splats[at[k]];
+            raw[k] = raw_alpha(s, px - s.x, py - s.y);
+          }
+#pragma unroll
+          for (int k = 0; k < kAtOnce; ++k) {
+            const Contribution c = contribution(raw[k], alive ? T : 0.0f);
+            alive = alive && !c.stops;
+            if (Keep) used |= unsigned(c.taken) << (at[k] & 31);
+            const float4 color = colors[at[k]];
             const float rgbd[4] = {color.x, color.y, color.z, color.w};
-            for (int d = 0; d < D; ++d) acc[d] = __fmaf_rn(c.weight, rgbd[d], acc[d]);
-            T = c.after;
+            const float weight = c.taken ? c.weight : 0.0f;
+            for (int d = 0; d < D; ++d) acc[d] = __fmaf_rn(weight, rgbd[d], acc[d]);
+            T = c.taken ? c.after : T;
           }
         }
+        if (Keep) used = __reduce_or_sync(kAllLanes, used);
       }
       if (Keep && channel == 0 && lane == 0)
         state.used[(group0 + (start + g) / 32) * kBlocks + block] = used;
@@ -108,24 +132,26 @@ __global__ void __launch_bounds__(kTilePixels)
 }
 
 template <int D>
-void launch(const BlendInputs& in, const BlendState& state, const BlendOutputs& out, int channel,
-            cudaStream_t stream) {
+void launch(const BlendInputs& in, const Splats& splats, const BlendState& state,
+            const BlendOutputs& out, int channel, cudaStream_t stream) {
   if (state.chunks)
-    blend_kernel<D, true><<<in.all_tiles(), kTilePixels, 0, stream>>>(in, state, out, channel);
+    blend_kernel<D, true>
+        <<<in.all_tiles(), kTilePixels, 0, stream>>>(in, splats, state, out, channel);
   else
-    blend_kernel<D, false><<<in.all_tiles(), kTilePixels, 0, stream>>>(in, state, out, channel);
+    blend_kernel<D, false>
+        <<<in.all_tiles(), kTilePixels, 0, stream>>>(in, splats, state, out, channel);
 }
 
 }  // namespace
 
-void blend(const BlendInputs& in, const BlendState& state, const BlendOutputs& out,
-           cudaStream_t stream) {
+void blend(const BlendInputs& in, const Splats& splats, const BlendState& state,
+           const BlendOutputs& out, cudaStream_t stream) {
   if (state.chunks)
     cudaMemsetAsync(state.chunk_tiles, 0xff, sizeof(int32_t) * in.max_chunks(), stream);
   if (!in.all_tiles()) return;
-  if (in.values() <= 3) return launch<3>(in, state, out, 0, stream);
+  if (in.values() <= 3) return launch<3>(in, splats, state, out, 0, stream);
   for (int channel = 0; channel < in.values(); channel += 4)
-    launch<4>(in, state, out, channel, stream);
+    launch<4>(in, splats, state, out, channel, stream);
 }
 
 }  // namespace raster::cuda

@@ -60,7 +60,7 @@ struct alignas(16) Splat {
 };
 
 struct Pair {
-  int32_t rank;  // of the splat in depth order, over all sections
+  int32_t row;   // of the splat, in [C, M]
   int32_t slot;  // where the backward leaves this pair's sums
 };
 
@@ -71,46 +71,50 @@ struct Totals {
 };
 constexpr int kNoBad = 0x7f7f7f7f;
 
-// What the forward leaves for the backward; all device pointers into one buffer.
-struct BlendState {
+// Splats as the tiles read them, by row of [C, M]; device pointers into one buffer.
+struct Splats {
   Totals* totals;
-  Splat* splats;          // [rows] by rank
-  float* values;          // [rows, padded_values] by rank: colours, then depth
-  int32_t* slot_offsets;  // [rows] by rank; a splat's slots follow one another
-  int32_t* slot_counts;   // [rows] by rank
-  int32_t* tile_ends;     // [all_tiles] first pair after the tile's
-  int32_t* tile_starts;   // [all_tiles]
-  int32_t* walked;        // [all_tiles] pairs before all pixels had stopped
-  Pair* pairs;            // [capacity]
-  uint32_t* used;         // [capacity / 32 + all_tiles, kBlocks] one bit a pair of a group
-  int32_t* chunk_tiles;   // [max_chunks] or -1
-  float* chunks;          // [max_chunks, padded_values + 1, kTilePixels] state before a chunk:
-                          // values, then transmittance, 0 once stopped; of chunk 0: the end
+  Splat* splats;          // [rows], of those that touch a tile
+  float* values;          // [rows, padded_values] colours, then depth; likewise
+  int32_t* counts;        // [rows] tiles that each may touch
+  int32_t* slot_offsets;  // [rows] a row's slots follow one another
 };
 
+// Tile lists, and what the forward leaves for the backward; device pointers into another buffer.
+struct BlendState {
+  int32_t* tile_ends;    // [all_tiles] first pair after the tile's
+  int32_t* tile_starts;  // [all_tiles]
+  int32_t* walked;       // [all_tiles] pairs before all pixels had stopped
+  Pair* pairs;           // [capacity]
+  uint32_t* used;        // [capacity / 32 + all_tiles, kBlocks] one bit a pair of a group
+  int32_t* chunk_tiles;  // [max_chunks] or -1
+  float* chunks;         // [max_chunks, padded_values + 1, kTilePixels] state before a chunk:
+                         // values, then transmittance, 0 once stopped; of chunk 0: the end
+};
+
+int64_t splats_bytes(const BlendInputs&);
+Splats splats_view(const BlendInputs&, void* buffer);
 int64_t state_bytes(const BlendInputs&, bool keep_chunks);
 BlendState state_view(const BlendInputs&, bool keep_chunks, void* buffer);
 
 // Memory that one call needs and nobody later.
 struct ListScratch {
-  int32_t* counts;       // [rows] tiles of each row
-  uint32_t* depth_keys;  // [2, rows]
-  int32_t* order;        // [2, rows]
-  uint32_t* tile_keys;   // [2, capacity]
-  int32_t* slots;        // [2, capacity]
-  int32_t* slot_ranks;   // [capacity]
+  int32_t* order;       // [2, rows]
+  int32_t* offsets;     // [rows] first pair of each splat, by rank in depth
+  uint32_t* tile_keys;  // [2, capacity]
+  int32_t* emitted;     // [2, capacity]
+  Pair* pairs;          // [capacity] as emitted: by depth, then by tile
   void* temporary;
   size_t temporary_bytes;
 };
 
-// 1. Tiles of every row, and the totals; needs no capacity.
-void count_pairs(const BlendInputs&, int32_t* counts, uint32_t* depth_keys, Totals*, cudaStream_t);
-// 2. Depth order, pairs, tile lists. `num_pairs` is how many are sorted: the exact number or the
-// capacity.
-size_t list_scratch_bytes(const BlendInputs&);
+// 1. Splats and the tiles of each, keys of their depths [2, rows], totals; needs no capacity.
+void pack(const BlendInputs&, const Splats&, uint32_t* depth_keys, cudaStream_t);
+// 2. Depth order, pairs, tile lists; the totals go to out_counts.
+int64_t list_scratch_bytes(const BlendInputs&);
 ListScratch list_scratch(const BlendInputs&, void* buffer);
-void make_lists(const BlendInputs&, const BlendState&, const ListScratch&, int32_t* out_counts,
-                cudaStream_t);
+void make_lists(const BlendInputs&, const Splats&, const BlendState&, const ListScratch&,
+                uint32_t* depth_keys, int32_t* out_counts, cudaStream_t);
 
 struct BlendOutputs {
   float* color;  // [sections, H, W, D]
@@ -119,7 +123,7 @@ struct BlendOutputs {
 };
 
 // 3. Pictures; chunk states are kept if `state.chunks` is not null.
-void blend(const BlendInputs&, const BlendState&, const BlendOutputs&, cudaStream_t);
+void blend(const BlendInputs&, const Splats&, const BlendState&, const BlendOutputs&, cudaStream_t);
 
 struct BlendGradients {
   const float* color;  // upstream
@@ -127,16 +131,17 @@ struct BlendGradients {
   const float* depth;  // or null
   bool geometry, absolute;
   float* slots;      // scratch [capacity, slot_width]
-  float* v_means2d;  // results [C, M, ...], zeroed before
+  float* v_means2d;  // results [C, M, ...]
   float* v_conics;
   float* v_opacities;
   float* v_colors;  // [C, M, D]
-  float* v_depths;
+  float* v_depths;  // or null
   float* v_absolute;
 };
 
 constexpr int kMaxChannels = 200;
 
-void blend_backward(const BlendInputs&, const BlendState&, const BlendGradients&, cudaStream_t);
+void blend_backward(const BlendInputs&, const Splats&, const BlendState&, const BlendGradients&,
+                    cudaStream_t);
 
 }  // namespace raster::cuda

@@ -121,7 +121,7 @@ __device__ PixelState start_of(const BlendInputs& in, const BlendState& state,
 template <bool Geometry, bool Absolute>
 __device__ float visit(const Splat& s, float dx, float dy, float dot, PixelState& pixel,
                        float* sums) {
-  const Contribution c = contribution(s, dx, dy, pixel.T);
+  const Contribution c = contribution(raw_alpha(s, dx, dy), pixel.T);
   const float weight = c.taken ? c.weight : 0.0f;
   if constexpr (Geometry) {
     const float behind = pixel.behind - weight * dot;
@@ -148,8 +148,9 @@ __device__ void clear_slots(const BlendInputs& in, const BlendState& state, cons
                             const Chunk& c, int lane) {
   const int quads = in.slot_width() / 4;
   for (int i = c.begin + lane; i < c.end; i += 32) {
-    float4* slot =
-        reinterpret_cast<float4*>(g.slots) + int64_t(state.pairs[c.first + i].slot) * quads;
+    const int64_t number = state.pairs[c.first + i].slot;
+    if (number >= in.capacity) continue;
+    float4* slot = reinterpret_cast<float4*>(g.slots) + number * quads;
     for (int q = 0; q < quads; ++q) slot[q] = {0, 0, 0, 0};
   }
 }
@@ -163,8 +164,9 @@ constexpr int kWarps = 4;
 
 // D: 3 or 4 values in registers.
 template <int D, bool Geometry, bool Absolute>
-__global__ void __launch_bounds__(32 * kWarps, 4)
-    backward_kernel(const BlendInputs in, const BlendState state, const BlendGradients g) {
+__global__ void __launch_bounds__(32 * kWarps, D == 3 ? 5 : 4)
+    backward_kernel(const BlendInputs in, const Splats all, const BlendState state,
+                    const BlendGradients g) {
   __shared__ Splat all_splats[kWarps][32];
   __shared__ float4 all_colors[kWarps][32];
   __shared__ int all_slots[kWarps][32];
@@ -200,8 +202,8 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
     __syncwarp();
     if (lane < here) {
       const Pair pair = state.pairs[c.first + start + lane];
-      splats[lane] = state.splats[pair.rank];
-      colors[lane] = *reinterpret_cast<const float4*>(state.values + int64_t(pair.rank) * 4);
+      splats[lane] = all.splats[pair.row];
+      colors[lane] = *reinterpret_cast<const float4*>(all.values + int64_t(pair.row) * 4);
       slots[lane] = pair.slot;
     }
     const uint32_t word = lane < kBlocks ? state.used[(group0 + start / 32) * kBlocks + lane] : 0;
@@ -226,7 +228,8 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
         }
         sum_12(sums);
       }
-      if (writes) g.slots[int64_t(slots[i]) * 12 + index] = sums[0];
+      const int slot = slots[i];
+      if (writes && slot < in.capacity) g.slots[int64_t(slot) * 12 + index] = sums[0];
     }
   }
 }
@@ -234,7 +237,8 @@ __global__ void __launch_bounds__(32 * kWarps, 4)
 // Any number of values: the upstream gradients lie in shared memory.
 template <bool Geometry, bool Absolute>
 __global__ void __launch_bounds__(32)
-    backward_many_kernel(const BlendInputs in, const BlendState state, const BlendGradients g) {
+    backward_many_kernel(const BlendInputs in, const Splats all, const BlendState state,
+                         const BlendGradients g) {
   extern __shared__ float v[];  // [values, kTilePixels]
   const int lane = threadIdx.x, padded = in.padded_values(), width = in.slot_width();
   Chunk c;
@@ -256,12 +260,13 @@ __global__ void __launch_bounds__(32)
   const int group0 = first_group(c.first, c.tile);
   for (int i = c.begin; i < c.end; ++i) {
     const Pair pair = state.pairs[c.first + i];
+    const bool writes = lane == 0 && pair.slot < in.capacity;
     const uint32_t word = lane < kBlocks ? state.used[(group0 + i / 32) * kBlocks + lane] : 0;
     const unsigned blocks = used_blocks(word, i % 32);
     float* slot = g.slots + int64_t(pair.slot) * width;
     float sums[kMoments] = {}, weights[kBlocks] = {};
-    const Splat s = state.splats[pair.rank];
-    const float* color = state.values + int64_t(pair.rank) * padded;
+    const Splat s = all.splats[pair.row];
+    const float* color = all.values + int64_t(pair.row) * padded;
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b) {
       if (!(blocks >> b & 1)) continue;
@@ -274,40 +279,40 @@ __global__ void __launch_bounds__(32)
 #pragma unroll
     for (int k = 0; k < kMoments; ++k) {
       const float total = sum_all(sums[k]);
-      if (lane == 0) slot[k] = total;
+      if (writes) slot[k] = total;
     }
     for (int d = 0; d < padded; ++d) {
       float sum = 0;
 #pragma unroll
       for (int b = 0; b < kBlocks; ++b) sum += weights[b] * v[d * kTilePixels + b * 32 + lane];
       sum = sum_all(sum);
-      if (lane == 0) slot[kMoments + d] = sum;
+      if (writes) slot[kMoments + d] = sum;
     }
   }
 }
 
-// From the sums of a splat to the gradients of what the projection gave. The sums are of -dL/dq.
-__device__ void finish(const BlendInputs& in, const BlendGradients& g, int64_t row,
+// From the sums of a row to the gradients of what the projection gave. The sums are of -dL/dq.
+__device__ void finish(const BlendInputs& in, const BlendGradients& g, int64_t row, bool drawn,
                        const float* moments) {
   const float* conic = in.conics + 3 * row;
-  g.v_means2d[2 * row] = conic[0] * moments[kSumX] + conic[1] * moments[kSumY];
-  g.v_means2d[2 * row + 1] = conic[1] * moments[kSumX] + conic[2] * moments[kSumY];
+  const float a = drawn ? conic[0] : 0, b = drawn ? conic[1] : 0, c = drawn ? conic[2] : 0;
+  *reinterpret_cast<float2*>(g.v_means2d + 2 * row) = {a * moments[kSumX] + b * moments[kSumY],
+                                                       b * moments[kSumX] + c * moments[kSumY]};
   g.v_conics[3 * row] = -0.5f * moments[kSumXX];
   g.v_conics[3 * row + 1] = -moments[kSumXY];
   g.v_conics[3 * row + 2] = -0.5f * moments[kSumYY];
-  g.v_opacities[row] = moments[kSum] / in.opacities[row];
-  if (g.absolute) {
-    g.v_absolute[2 * row] = kLn2 * moments[kAbsX];
-    g.v_absolute[2 * row + 1] = kLn2 * moments[kAbsY];
-  }
+  g.v_opacities[row] = drawn ? moments[kSum] / in.opacities[row] : 0.0f;
+  if (g.absolute)
+    *reinterpret_cast<float2*>(g.v_absolute + 2 * row) = {kLn2 * moments[kAbsX],
+                                                          kLn2 * moments[kAbsY]};
 }
 
-__device__ void finish_value(const BlendInputs& in, const BlendGradients& g, int64_t row, int d,
-                             float sum) {
+__device__ void finish_value(const BlendInputs& in, const BlendGradients& g, int64_t row,
+                             bool drawn, int d, float sum) {
   if (d < in.channels) {
     g.v_colors[row * in.channels + d] = sum;
-  } else if (d == in.channels && in.depth != DepthMode::none && g.geometry) {
-    const float z = in.depths[row];
+  } else if (d == in.channels && g.v_depths) {
+    const float z = drawn ? in.depths[row] : 1.0f;
     g.v_depths[row] = in.depth == DepthMode::linear ? sum : -sum / (z * z);
   }
 }
@@ -323,13 +328,18 @@ __device__ void add_slot(const float4* slots, int64_t slot, float* sums) {
   }
 }
 
-// One thread a splat, for slots of 12 floats.
+// Slots of a row that there is room for.
+__device__ int slots_of(const BlendInputs& in, const Splats& all, int row) {
+  return max(min(all.counts[row], in.capacity - all.slot_offsets[row]), 0);
+}
+
+// One thread a row, for slots of 12 floats.
 __global__ void __launch_bounds__(kSumThreads)
-    sum_slots_kernel(const BlendInputs in, const BlendState state, const BlendGradients g) {
-  const int rank = blockIdx.x * kSumThreads + threadIdx.x, lane = threadIdx.x & 31;
-  const bool exists = rank < state.totals->splats;
-  const int count = exists ? state.slot_counts[rank] : 0;
-  const int offset = exists ? state.slot_offsets[rank] : 0;
+    sum_slots_kernel(const BlendInputs in, const Splats all, const BlendGradients g) {
+  const int row = blockIdx.x * kSumThreads + threadIdx.x, lane = threadIdx.x & 31;
+  const bool exists = row < in.rows();
+  const int count = exists ? slots_of(in, all, row) : 0;
+  const int offset = exists ? all.slot_offsets[row] : 0;
   const float4* slots = reinterpret_cast<const float4*>(g.slots);
   float sums[12] = {};
   if (count <= kFewSlots)
@@ -348,66 +358,64 @@ __global__ void __launch_bounds__(kSumThreads)
     }
   }
   if (!exists) return;
-  const int64_t row = state.splats[rank].row;
-  if (g.geometry) finish(in, g, row, sums);
+  if (g.geometry) finish(in, g, row, count > 0, sums);
 #pragma unroll
   for (int d = 0; d < 4; ++d)
-    if (d < in.values()) finish_value(in, g, row, d, sums[kMoments + d]);
+    if (d < in.values()) finish_value(in, g, row, count > 0, d, sums[kMoments + d]);
 }
 
-// One thread a splat, for slots of any width.
+// One thread a row, for slots of any width.
 __global__ void __launch_bounds__(kSumThreads)
-    sum_many_kernel(const BlendInputs in, const BlendState state, const BlendGradients g) {
-  const int rank = blockIdx.x * kSumThreads + threadIdx.x;
-  if (rank >= state.totals->splats) return;
-  const int count = state.slot_counts[rank], width = in.slot_width();
-  const float* slots = g.slots + int64_t(state.slot_offsets[rank]) * width;
+    sum_many_kernel(const BlendInputs in, const Splats all, const BlendGradients g) {
+  const int row = blockIdx.x * kSumThreads + threadIdx.x;
+  if (row >= in.rows()) return;
+  const int count = slots_of(in, all, row), width = in.slot_width();
+  const float* slots = g.slots + int64_t(all.slot_offsets[row]) * width;
   const auto total = [&](int field) {
     float sum = 0;
     for (int k = 0; k < count; ++k) sum += slots[int64_t(k) * width + field];
     return sum;
   };
-  const int64_t row = state.splats[rank].row;
   if (g.geometry) {
     float moments[kMoments];
     for (int k = 0; k < kMoments; ++k) moments[k] = total(k);
-    finish(in, g, row, moments);
+    finish(in, g, row, count > 0, moments);
   }
-  for (int d = 0; d < in.values(); ++d) finish_value(in, g, row, d, total(kMoments + d));
+  for (int d = 0; d < in.values(); ++d) finish_value(in, g, row, count > 0, d, total(kMoments + d));
 }
 
 template <bool Geometry, bool Absolute>
-void launch(const BlendInputs& in, const BlendState& state, const BlendGradients& g,
-            cudaStream_t stream) {
+void launch(const BlendInputs& in, const Splats& all, const BlendState& state,
+            const BlendGradients& g, cudaStream_t stream) {
   const int chunks = in.max_chunks(), blocks = (chunks + kWarps - 1) / kWarps;
   if (in.values() <= 3) {
-    backward_kernel<3, Geometry, Absolute><<<blocks, 32 * kWarps, 0, stream>>>(in, state, g);
+    backward_kernel<3, Geometry, Absolute><<<blocks, 32 * kWarps, 0, stream>>>(in, all, state, g);
   } else if (in.values() == 4) {
-    backward_kernel<4, Geometry, Absolute><<<blocks, 32 * kWarps, 0, stream>>>(in, state, g);
+    backward_kernel<4, Geometry, Absolute><<<blocks, 32 * kWarps, 0, stream>>>(in, all, state, g);
   } else {
     const int bytes = in.padded_values() * kTilePixels * int(sizeof(float));
     cudaFuncSetAttribute(backward_many_kernel<Geometry, Absolute>,
                          cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-    backward_many_kernel<Geometry, Absolute><<<chunks, 32, bytes, stream>>>(in, state, g);
+    backward_many_kernel<Geometry, Absolute><<<chunks, 32, bytes, stream>>>(in, all, state, g);
   }
 }
 
 }  // namespace
 
-void blend_backward(const BlendInputs& in, const BlendState& state, const BlendGradients& g,
-                    cudaStream_t stream) {
+void blend_backward(const BlendInputs& in, const Splats& all, const BlendState& state,
+                    const BlendGradients& g, cudaStream_t stream) {
   if (!in.rows() || !in.all_tiles()) return;
   if (!g.geometry)
-    launch<false, false>(in, state, g, stream);
+    launch<false, false>(in, all, state, g, stream);
   else if (g.absolute)
-    launch<true, true>(in, state, g, stream);
+    launch<true, true>(in, all, state, g, stream);
   else
-    launch<true, false>(in, state, g, stream);
+    launch<true, false>(in, all, state, g, stream);
   const int blocks = (in.rows() + kSumThreads - 1) / kSumThreads;
   if (in.values() <= 4)
-    sum_slots_kernel<<<blocks, kSumThreads, 0, stream>>>(in, state, g);
+    sum_slots_kernel<<<blocks, kSumThreads, 0, stream>>>(in, all, g);
   else
-    sum_many_kernel<<<blocks, kSumThreads, 0, stream>>>(in, state, g);
+    sum_many_kernel<<<blocks, kSumThreads, 0, stream>>>(in, all, g);
 }
 
 }  // namespace raster::cuda

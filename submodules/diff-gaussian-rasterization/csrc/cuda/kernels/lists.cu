@@ -13,9 +13,9 @@ namespace {
 constexpr int kThreads = 256;
 constexpr unsigned kAll = 0xffffffffu;
 constexpr uint32_t kHidden = 0xffffffffu;  // sorts behind every depth
-constexpr int kManyTiles = 64;             // a splat with more is shared by a warp
+constexpr int kManyTiles = 12;             // a splat with more is shared by a warp
 
-__device__ Splat pack(const BlendInputs& in, int row) {
+__device__ Splat splat_of(const BlendInputs& in, int row) {
   constexpr float kLog2e = 1.44269504f, kLog2Of255 = 7.9943534f;
   const float* xy = in.means2d + 2 * int64_t(row);
   const float* conic = in.conics + 3 * int64_t(row);
@@ -67,22 +67,45 @@ struct TileRows {
   }
 };
 
+// Colours, zeros up to the next four, and depth behind the colours.
+__device__ void write_values(const BlendInputs& in, int row, float* values) {
+  const int camera = row / in.num_gaussians, m = row - camera * in.num_gaussians;
+  const float* colors = in.colors + camera * in.colors_camera_stride + int64_t(m) * in.channels;
+  const int padded = in.padded_values();
+  for (int d = 0; d < padded; d += 4) {
+    float four[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      four[k] = d + k < in.channels ? colors[d + k] : 0.0f;
+      if (d + k == in.channels && in.depth != DepthMode::none)
+        four[k] = in.depth == DepthMode::linear ? in.depths[row] : 1.0f / in.depths[row];
+    }
+    *reinterpret_cast<float4*>(values + d) = {four[0], four[1], four[2], four[3]};
+  }
+}
+
 __global__ void __launch_bounds__(kThreads)
-    count_kernel(const BlendInputs in, int32_t* counts, uint32_t* depth_keys, Totals* totals) {
+    pack_kernel(const BlendInputs in, const Splats out, uint32_t* depth_keys) {
   const int row = blockIdx.x * kThreads + threadIdx.x;
   int count = 0, bad = kNoBad;
   if (row < in.rows()) {
     const int radius = in.radii[row];
     if (radius > 0) {
-      const TileRows tiles(in, pack(in, row));
+      const Splat s = splat_of(in, row);
+      const TileRows tiles(in, s);
       for (int r = tiles.row0; r <= tiles.row1; ++r) count += tiles.extent(in, r).y;
+      if (count) {
+        out.splats[row] = s;
+        write_values(in, row, out.values + int64_t(row) * in.padded_values());
+      }
     } else if (radius < 0) {
       bad = row % in.num_gaussians * 8 - radius;
     }
-    counts[row] = count;
+    out.counts[row] = count;
     // Depths are positive, so their bits are in order.
     depth_keys[row] = count ? __float_as_uint(in.depths[row]) : kHidden;
   }
+  Totals* const totals = out.totals;
   const int splats = __popc(__ballot_sync(kAll, count > 0));
   const int pairs = __reduce_add_sync(kAll, count);
   const int worst = __reduce_min_sync(kAll, bad);
@@ -118,74 +141,60 @@ __device__ int section_of(const BlendInputs& in, int row) {
   return set * in.num_cameras + camera;
 }
 
-// What a splat writes: its pairs, in the order of its tiles.
+// Writes one pair as number `e` of all, in the order of depth.
 struct Emitter {
-  const ListScratch& scratch;
   uint32_t* keys;
-  int32_t* slots;
+  int32_t* emitted;
+  Pair* pairs;
   int capacity;
 
-  __device__ void operator()(int slot, int tile, int rank) const {
-    if (slot >= capacity) return;
-    keys[slot] = tile;
-    slots[slot] = slot;
-    scratch.slot_ranks[slot] = rank;
+  __device__ void operator()(int e, int tile, int row, int slot) const {
+    if (e >= capacity) return;
+    keys[e] = tile;
+    emitted[e] = e;
+    pairs[e] = {row, slot};
   }
 };
 
 // One thread a splat, in depth order; splats with many tiles are shared by the warp afterwards.
 __global__ void __launch_bounds__(kThreads)
-    emit_kernel(const BlendInputs in, const BlendState state, const ListScratch scratch,
+    emit_kernel(const BlendInputs in, const Splats splats, const ListScratch scratch,
                 const int32_t* order) {
   const int rank = blockIdx.x * kThreads + threadIdx.x, lane = threadIdx.x & 31;
-  const bool exists = rank < state.totals->splats;
-  const Emitter emit{scratch, scratch.tile_keys, scratch.slots, in.capacity};
-  int count = 0, offset = 0, base = 0;
-  Splat s{};
+  const bool exists = rank < splats.totals->splats;
+  const Emitter emit{scratch.tile_keys, scratch.emitted, scratch.pairs, in.capacity};
+  int row = 0, count = 0, offset = 0, base = 0, slot = 0;
   if (exists) {
-    const int row = order[rank];
-    s = pack(in, row);
-    count = scratch.counts[row];
-    offset = state.slot_offsets[rank];
+    row = order[rank];
+    count = splats.counts[row];
+    offset = scratch.offsets[rank];
+    slot = splats.slot_offsets[row];
     base = section_of(in, row) * in.tiles();
-    state.splats[rank] = s;
-    state.slot_counts[rank] = max(min(count, in.capacity - offset), 0);
-    const int camera = row / in.num_gaussians, m = row - camera * in.num_gaussians;
-    const float* colors = in.colors + camera * in.colors_camera_stride + int64_t(m) * in.channels;
-    const int padded = in.padded_values();
-    float* values = state.values + int64_t(rank) * padded;
-    for (int d = 0; d < in.channels; ++d) values[d] = colors[d];
-    for (int d = in.channels; d < padded; ++d) values[d] = 0;
-    if (in.depth != DepthMode::none)
-      values[in.channels] = in.depth == DepthMode::linear ? in.depths[row] : 1.0f / in.depths[row];
     if (count <= kManyTiles) {
-      const TileRows tiles(in, s);
-      for (int r = tiles.row0, slot = offset; r <= tiles.row1; ++r) {
+      const TileRows tiles(in, splats.splats[row]);
+      for (int r = tiles.row0, k = 0; r <= tiles.row1; ++r) {
         const int2 extent = tiles.extent(in, r);
-        for (int k = 0; k < extent.y; ++k)
-          emit(slot++, base + r * in.tiles_x() + extent.x + k, rank);
+        for (int t = 0; t < extent.y; ++t, ++k)
+          emit(offset + k, base + r * in.tiles_x() + extent.x + t, row, slot + k);
       }
     }
   }
   for (unsigned many = __ballot_sync(kAll, count > kManyTiles); many; many &= many - 1) {
     const int from = __ffs(many) - 1;
-    Splat big;
-    big.x = __shfl_sync(kAll, s.x, from), big.y = __shfl_sync(kAll, s.y, from);
-    big.a = __shfl_sync(kAll, s.a, from), big.b = __shfl_sync(kAll, s.b, from);
-    big.c = __shfl_sync(kAll, s.c, from);
-    big.threshold = __shfl_sync(kAll, s.threshold, from);
-    int slot = __shfl_sync(kAll, offset, from);
-    const int its_base = __shfl_sync(kAll, base, from), its_rank = __shfl_sync(kAll, rank, from);
-    const TileRows tiles(in, big);
+    const int its_row = __shfl_sync(kAll, row, from), its_base = __shfl_sync(kAll, base, from);
+    const int its_slot = __shfl_sync(kAll, slot, from), at = __shfl_sync(kAll, offset, from);
+    const TileRows tiles(in, splats.splats[its_row]);
+    int k = 0;
     for (int first = tiles.row0; first <= tiles.row1; first += 32) {
       const int r = first + lane;
       const int2 mine = r <= tiles.row1 ? tiles.extent(in, r) : int2{0, 0};
       const int rows = min(32, tiles.row1 - first + 1);
-      for (int k = 0; k < rows; ++k) {
-        const int start = __shfl_sync(kAll, mine.x, k), length = __shfl_sync(kAll, mine.y, k);
+      for (int j = 0; j < rows; ++j) {
+        const int start = __shfl_sync(kAll, mine.x, j), length = __shfl_sync(kAll, mine.y, j);
         for (int t = lane; t < length; t += 32)
-          emit(slot + t, its_base + (first + k) * in.tiles_x() + start + t, its_rank);
-        slot += length;
+          emit(at + k + t, its_base + (first + j) * in.tiles_x() + start + t, its_row,
+               its_slot + k + t);
+        k += length;
       }
     }
   }
@@ -193,10 +202,11 @@ __global__ void __launch_bounds__(kThreads)
 
 // Where each tile's pairs begin and end, the pairs themselves, and the chunks' tiles.
 __global__ void __launch_bounds__(kThreads)
-    ranges_kernel(const BlendInputs in, const BlendState state, const uint32_t* keys,
-                  const int32_t* slots, const int32_t* slot_ranks, int32_t* out_counts) {
+    ranges_kernel(const BlendInputs in, const Totals* all_totals, const BlendState state,
+                  const uint32_t* keys, const int32_t* emitted, const Pair* pairs,
+                  int32_t* out_counts) {
   const int i = blockIdx.x * kThreads + threadIdx.x;
-  const Totals totals = *state.totals;
+  const Totals totals = *all_totals;
   if (i == 0) {
     out_counts[0] = totals.splats;
     out_counts[1] = totals.pairs;
@@ -204,8 +214,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   const int n = min(totals.pairs, in.capacity);
   if (i >= n) return;
-  const int slot = slots[i];
-  state.pairs[i] = {slot_ranks[slot], slot};
+  state.pairs[i] = pairs[emitted[i]];
   const uint32_t tile = keys[i];
   if (i == 0 || keys[i - 1] != tile) state.tile_starts[tile] = i;
   if (i == n - 1 || keys[i + 1] != tile) state.tile_ends[tile] = i + 1;
@@ -227,13 +236,18 @@ struct Parts {
   }
 };
 
-BlendState lay_out(const BlendInputs& in, bool keep_chunks, Parts& parts) {
-  BlendState s{};
+Splats lay_out_splats(const BlendInputs& in, Parts& parts) {
+  Splats s{};
   s.totals = parts.take<Totals>(1);
   s.splats = parts.take<Splat>(in.rows());
   s.values = parts.take<float>(int64_t(in.rows()) * in.padded_values());
+  s.counts = parts.take<int32_t>(in.rows());
   s.slot_offsets = parts.take<int32_t>(in.rows());
-  s.slot_counts = parts.take<int32_t>(in.rows());
+  return s;
+}
+
+BlendState lay_out(const BlendInputs& in, bool keep_chunks, Parts& parts) {
+  BlendState s{};
   s.tile_ends = parts.take<int32_t>(in.all_tiles());
   s.tile_starts = parts.take<int32_t>(in.all_tiles());
   s.walked = parts.take<int32_t>(in.all_tiles());
@@ -253,31 +267,47 @@ size_t sort_bytes(const BlendInputs& in) {
   cub::DoubleBuffer<int32_t> values;
   cub::DeviceRadixSort::SortPairs(nullptr, depth, keys, values, in.rows(), 0, 32);
   const thrust::transform_iterator<CountOf, const int32_t*> counts(nullptr, CountOf{nullptr});
+  size_t plain = 0;
   cub::DeviceScan::ExclusiveSum(nullptr, scan, counts, static_cast<int32_t*>(nullptr), in.rows());
+  cub::DeviceScan::ExclusiveSum(nullptr, plain, static_cast<int32_t*>(nullptr),
+                                static_cast<int32_t*>(nullptr), in.rows());
   cub::DeviceRadixSort::SortPairs(nullptr, tile, keys, values, in.capacity, 0,
                                   bits_for(in.all_tiles()));
-  return max(max(depth, scan), tile);
+  return max(max(depth, tile), max(scan, plain));
 }
 
 ListScratch lay_out_scratch(const BlendInputs& in, Parts& parts) {
   ListScratch s{};
-  s.counts = parts.take<int32_t>(in.rows());
-  s.depth_keys = parts.take<uint32_t>(2 * int64_t(in.rows()));
   s.order = parts.take<int32_t>(2 * int64_t(in.rows()));
+  s.offsets = parts.take<int32_t>(in.rows());
   s.tile_keys = parts.take<uint32_t>(2 * int64_t(in.capacity));
-  s.slots = parts.take<int32_t>(2 * int64_t(in.capacity));
-  s.slot_ranks = parts.take<int32_t>(in.capacity);
+  s.emitted = parts.take<int32_t>(2 * int64_t(in.capacity));
+  s.pairs = parts.take<Pair>(in.capacity);
   s.temporary_bytes = sort_bytes(in);
   s.temporary = parts.take<char>(s.temporary_bytes);
   return s;
 }
 
+template <class Make>
+int64_t bytes_of(const Make& make) {
+  Parts parts{nullptr};
+  make(parts);
+  return parts.at;
+}
+
 }  // namespace
 
+int64_t splats_bytes(const BlendInputs& in) {
+  return bytes_of([&](Parts& parts) { lay_out_splats(in, parts); });
+}
+
+Splats splats_view(const BlendInputs& in, void* buffer) {
+  Parts parts{static_cast<char*>(buffer)};
+  return lay_out_splats(in, parts);
+}
+
 int64_t state_bytes(const BlendInputs& in, bool keep_chunks) {
-  Parts parts{nullptr};
-  lay_out(in, keep_chunks, parts);
-  return parts.at;
+  return bytes_of([&](Parts& parts) { lay_out(in, keep_chunks, parts); });
 }
 
 BlendState state_view(const BlendInputs& in, bool keep_chunks, void* buffer) {
@@ -285,10 +315,8 @@ BlendState state_view(const BlendInputs& in, bool keep_chunks, void* buffer) {
   return lay_out(in, keep_chunks, parts);
 }
 
-size_t list_scratch_bytes(const BlendInputs& in) {
-  Parts parts{nullptr};
-  lay_out_scratch(in, parts);
-  return parts.at;
+int64_t list_scratch_bytes(const BlendInputs& in) {
+  return bytes_of([&](Parts& parts) { lay_out_scratch(in, parts); });
 }
 
 ListScratch list_scratch(const BlendInputs& in, void* buffer) {
@@ -296,42 +324,43 @@ ListScratch list_scratch(const BlendInputs& in, void* buffer) {
   return lay_out_scratch(in, parts);
 }
 
-void count_pairs(const BlendInputs& in, int32_t* counts, uint32_t* depth_keys, Totals* totals,
-                 cudaStream_t stream) {
-  cudaMemsetAsync(totals, 0, sizeof(int32_t) * 2, stream);
-  cudaMemsetAsync(&totals->bad, 0x7f, sizeof(int32_t), stream);
-  if (in.rows())
-    count_kernel<<<blocks(in.rows()), kThreads, 0, stream>>>(in, counts, depth_keys, totals);
+void pack(const BlendInputs& in, const Splats& out, uint32_t* depth_keys, cudaStream_t stream) {
+  cudaMemsetAsync(out.totals, 0, sizeof(int32_t) * 2, stream);
+  cudaMemsetAsync(&out.totals->bad, 0x7f, sizeof(int32_t), stream);
+  if (in.rows()) pack_kernel<<<blocks(in.rows()), kThreads, 0, stream>>>(in, out, depth_keys);
 }
 
-void make_lists(const BlendInputs& in, const BlendState& state, const ListScratch& scratch,
-                int32_t* out_counts, cudaStream_t stream) {
+void make_lists(const BlendInputs& in, const Splats& splats, const BlendState& state,
+                const ListScratch& scratch, uint32_t* keys, int32_t* out_counts,
+                cudaStream_t stream) {
   const int rows = in.rows();
   size_t bytes = scratch.temporary_bytes;
-  cudaMemsetAsync(state.tile_starts, 0, sizeof(int32_t) * in.all_tiles(), stream);
-  cudaMemsetAsync(state.tile_ends, 0, sizeof(int32_t) * in.all_tiles(), stream);
+  // Starts and ends lie side by side.
+  cudaMemsetAsync(state.tile_ends, 0, (char*)state.walked - (char*)state.tile_ends, stream);
   cub::DoubleBuffer<uint32_t> tile_keys(scratch.tile_keys, scratch.tile_keys + in.capacity);
-  cub::DoubleBuffer<int32_t> slots(scratch.slots, scratch.slots + in.capacity);
-  if (rows && in.capacity) {
+  cub::DoubleBuffer<int32_t> emitted(scratch.emitted, scratch.emitted + in.capacity);
+  if (rows) {
+    cub::DeviceScan::ExclusiveSum(scratch.temporary, bytes, splats.counts, splats.slot_offsets,
+                                  rows, stream);
     iota_kernel<<<blocks(rows), kThreads, 0, stream>>>(rows, scratch.order);
-    cub::DoubleBuffer<uint32_t> depth_keys(scratch.depth_keys, scratch.depth_keys + rows);
+    cub::DoubleBuffer<uint32_t> depth_keys(keys, keys + rows);
     cub::DoubleBuffer<int32_t> order(scratch.order, scratch.order + rows);
+    bytes = scratch.temporary_bytes;
     cub::DeviceRadixSort::SortPairs(scratch.temporary, bytes, depth_keys, order, rows, 0, 32,
                                     stream);
     const thrust::transform_iterator<CountOf, const int32_t*> counts(order.Current(),
-                                                                     CountOf{scratch.counts});
+                                                                     CountOf{splats.counts});
     bytes = scratch.temporary_bytes;
-    cub::DeviceScan::ExclusiveSum(scratch.temporary, bytes, counts, state.slot_offsets, rows,
-                                  stream);
+    cub::DeviceScan::ExclusiveSum(scratch.temporary, bytes, counts, scratch.offsets, rows, stream);
     // Room that stays empty sorts behind every tile.
     cudaMemsetAsync(scratch.tile_keys, 0xff, sizeof(uint32_t) * in.capacity, stream);
-    emit_kernel<<<blocks(rows), kThreads, 0, stream>>>(in, state, scratch, order.Current());
+    emit_kernel<<<blocks(rows), kThreads, 0, stream>>>(in, splats, scratch, order.Current());
     bytes = scratch.temporary_bytes;
-    cub::DeviceRadixSort::SortPairs(scratch.temporary, bytes, tile_keys, slots, in.capacity, 0,
+    cub::DeviceRadixSort::SortPairs(scratch.temporary, bytes, tile_keys, emitted, in.capacity, 0,
                                     bits_for(in.all_tiles()), stream);
   }
-  ranges_kernel<<<max(blocks(in.capacity), 1), kThreads, 0, stream>>>(
-      in, state, tile_keys.Current(), slots.Current(), scratch.slot_ranks, out_counts);
+  ranges_kernel<<<blocks(in.capacity), kThreads, 0, stream>>>(
+      in, splats.totals, state, tile_keys.Current(), emitted.Current(), scratch.pairs, out_counts);
 }
 
 }  // namespace raster::cuda

@@ -10,7 +10,7 @@
 namespace raster::cuda {
 namespace {
 
-constexpr int kThreads = 128;
+constexpr int kThreads = 64;
 constexpr float kMinAlpha = 1.0f / 255.0f;
 constexpr float kMargin = 0.15f;  // of the image, outside which the Jacobian is held
 constexpr unsigned kAll = 0xffffffffu;
@@ -41,21 +41,42 @@ __device__ Camera camera_of(const ProjectInputs& in, int c) {
 }
 
 struct Gaussian {
-  float mean[3], opacity, R[3][3], M[3][3], scale[3], quat[4], inverse_norm;
-  float sigma[3][3];  // covariance in the world, in the backward or when given
+  float mean[3], opacity;
+  float M[3][3];  // rotation times scales; when covariances are given, the covariance
 };
 
 __device__ float dot3(const float* a, const float* b) {
   return a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
 }
 
-__device__ BadInput read_gaussian(const ProjectInputs& in, int i, bool with_sigma, Gaussian& g) {
+// A rotation, and the quaternion that it was made from.
+struct Turn {
+  float quat[4], inverse_norm, R[3][3];
+};
+
+__device__ Turn turn_of(const float* quat) {
+  Turn t;
+  float n2 = 1e-36f;  // a zero quaternion stays zero, which turns nothing
+  for (int k = 0; k < 4; ++k) n2 += quat[k] * quat[k];
+  t.inverse_norm = 1.0f / sqrtf(n2);
+  for (int k = 0; k < 4; ++k) t.quat[k] = quat[k] * t.inverse_norm;
+  const float w = t.quat[0], x = t.quat[1], y = t.quat[2], z = t.quat[3];
+  t.R[0][0] = 1 - 2 * (y * y + z * z), t.R[0][1] = 2 * (x * y - w * z),
+  t.R[0][2] = 2 * (x * z + w * y);
+  t.R[1][0] = 2 * (x * y + w * z), t.R[1][1] = 1 - 2 * (x * x + z * z),
+  t.R[1][2] = 2 * (y * z - w * x);
+  t.R[2][0] = 2 * (x * z - w * y), t.R[2][1] = 2 * (y * z + w * x),
+  t.R[2][2] = 1 - 2 * (x * x + y * y);
+  return t;
+}
+
+__device__ BadInput read_gaussian(const ProjectInputs& in, int i, Gaussian& g) {
   BadInput bad = BadInput::none;
   const auto demand = [&bad](float x, BadInput which) {
     if (!isfinite(x) && bad == BadInput::none) bad = which;
   };
   for (int k = 0; k < 3; ++k) {
-    g.mean[k] = in.means[3 * i + k];
+    g.mean[k] = in.means[3 * int64_t(i) + k];
     demand(g.mean[k], BadInput::means);
   }
   g.opacity = in.opacities[i];
@@ -65,36 +86,20 @@ __device__ BadInput read_gaussian(const ProjectInputs& in, int i, bool with_sigm
       c[k] = in.covariances[6 * int64_t(i) + k];
       demand(c[k], BadInput::covariances);
     }
-    demand(g.opacity, BadInput::opacities);
-    g.sigma[0][0] = c[0], g.sigma[0][1] = g.sigma[1][0] = c[1];
-    g.sigma[0][2] = g.sigma[2][0] = c[2], g.sigma[1][1] = c[3];
-    g.sigma[1][2] = g.sigma[2][1] = c[4], g.sigma[2][2] = c[5];
-    return bad;
-  }
-  float n2 = 1e-36f;  // a zero quaternion stays zero, which turns nothing
-  for (int k = 0; k < 4; ++k) {
-    g.quat[k] = in.quats[4 * int64_t(i) + k];
-    demand(g.quat[k], BadInput::quats);
-    n2 += g.quat[k] * g.quat[k];
-  }
-  g.inverse_norm = 1.0f / sqrtf(n2);
-  for (int k = 0; k < 4; ++k) g.quat[k] *= g.inverse_norm;
-  const float w = g.quat[0], x = g.quat[1], y = g.quat[2], z = g.quat[3];
-  g.R[0][0] = 1 - 2 * (y * y + z * z), g.R[0][1] = 2 * (x * y - w * z),
-  g.R[0][2] = 2 * (x * z + w * y);
-  g.R[1][0] = 2 * (x * y + w * z), g.R[1][1] = 1 - 2 * (x * x + z * z),
-  g.R[1][2] = 2 * (y * z - w * x);
-  g.R[2][0] = 2 * (x * z - w * y), g.R[2][1] = 2 * (y * z + w * x),
-  g.R[2][2] = 1 - 2 * (x * x + y * y);
-  for (int k = 0; k < 3; ++k) {
-    g.scale[k] = in.scales[3 * int64_t(i) + k];
-    demand(g.scale[k], BadInput::scales);
-    for (int r = 0; r < 3; ++r) g.M[r][k] = g.R[r][k] * g.scale[k];
+    g.M[0][0] = c[0], g.M[0][1] = g.M[1][0] = c[1], g.M[0][2] = g.M[2][0] = c[2];
+    g.M[1][1] = c[3], g.M[1][2] = g.M[2][1] = c[4], g.M[2][2] = c[5];
+  } else {
+    const float4 quat = reinterpret_cast<const float4*>(in.quats)[i];
+    const float q[4] = {quat.x, quat.y, quat.z, quat.w};
+    for (int k = 0; k < 4; ++k) demand(q[k], BadInput::quats);
+    const Turn turn = turn_of(q);
+    for (int k = 0; k < 3; ++k) {
+      const float scale = in.scales[3 * int64_t(i) + k];
+      demand(scale, BadInput::scales);
+      for (int r = 0; r < 3; ++r) g.M[r][k] = turn.R[r][k] * scale;
+    }
   }
   demand(g.opacity, BadInput::opacities);
-  if (with_sigma)
-    for (int r = 0; r < 3; ++r)
-      for (int k = 0; k < 3; ++k) g.sigma[r][k] = dot3(g.M[r], g.M[k]);
   return bad;
 }
 
@@ -104,6 +109,7 @@ struct View {
   float u, v;           // x/z and y/z after the clamp
   bool free_u, free_v;  // not clamped
   float T[2][3];        // Jacobian times rotation
+  float a[2][3];        // T times Gaussian::M
   float xx, xy, yy;     // 2D covariance without the low-pass filter
   float det_raw, det;   // determinants without and with it
 };
@@ -126,25 +132,22 @@ __device__ View look(const ProjectInputs& in, const Camera& cam, const Gaussian&
     o.T[0][k] = jx * (R[k] - o.u * R[6 + k]);
     o.T[1][k] = jy * (R[3 + k] - o.v * R[6 + k]);
   }
-  float a[2][3];
+  for (int r = 0; r < 2; ++r)
+    for (int k = 0; k < 3; ++k)
+      o.a[r][k] = o.T[r][0] * g.M[0][k] + o.T[r][1] * g.M[1][k] + o.T[r][2] * g.M[2][k];
   if (in.covariances) {
-    for (int r = 0; r < 2; ++r)
-      for (int k = 0; k < 3; ++k) a[r][k] = dot3(o.T[r], g.sigma[k]);
-    o.xx = dot3(a[0], o.T[0]);
-    o.xy = dot3(a[0], o.T[1]);
-    o.yy = dot3(a[1], o.T[1]);
+    o.xx = dot3(o.a[0], o.T[0]);
+    o.xy = dot3(o.a[0], o.T[1]);
+    o.yy = dot3(o.a[1], o.T[1]);
     o.det_raw = fmaxf(o.xx * o.yy - o.xy * o.xy, 0.0f);
   } else {
-    for (int r = 0; r < 2; ++r)
-      for (int k = 0; k < 3; ++k)
-        a[r][k] = o.T[r][0] * g.M[0][k] + o.T[r][1] * g.M[1][k] + o.T[r][2] * g.M[2][k];
-    o.xx = dot3(a[0], a[0]);
-    o.xy = dot3(a[0], a[1]);
-    o.yy = dot3(a[1], a[1]);
+    o.xx = dot3(o.a[0], o.a[0]);
+    o.xy = dot3(o.a[0], o.a[1]);
+    o.yy = dot3(o.a[1], o.a[1]);
     // Lagrange's identity: the determinant of A A^T without the cancellation of xx yy - xy^2.
-    const float c0 = a[0][1] * a[1][2] - a[0][2] * a[1][1];
-    const float c1 = a[0][2] * a[1][0] - a[0][0] * a[1][2];
-    const float c2 = a[0][0] * a[1][1] - a[0][1] * a[1][0];
+    const float c0 = o.a[0][1] * o.a[1][2] - o.a[0][2] * o.a[1][1];
+    const float c1 = o.a[0][2] * o.a[1][0] - o.a[0][0] * o.a[1][2];
+    const float c2 = o.a[0][0] * o.a[1][1] - o.a[0][1] * o.a[1][0];
     o.det_raw = c0 * c0 + c1 * c1 + c2 * c2;
   }
   o.det = in.eps2d * (o.xx + o.yy + in.eps2d) + o.det_raw;
@@ -152,9 +155,9 @@ __device__ View look(const ProjectInputs& in, const Camera& cam, const Gaussian&
 }
 
 // The unit direction from the camera to the centre, and one over their distance.
-__device__ float3 direction(const Camera& cam, const Gaussian& g, float& inverse_length) {
-  const float x = g.mean[0] - cam.position[0], y = g.mean[1] - cam.position[1],
-              z = g.mean[2] - cam.position[2];
+__device__ float3 direction(const Camera& cam, const float* mean, float& inverse_length) {
+  const float x = mean[0] - cam.position[0], y = mean[1] - cam.position[1],
+              z = mean[2] - cam.position[2];
   inverse_length = 1.0f / sqrtf(fmaxf(x * x + y * y + z * z, 1e-36f));
   return {x * inverse_length, y * inverse_length, z * inverse_length};
 }
@@ -170,7 +173,7 @@ __device__ void load_rest(const ProjectInputs& in, int first, unsigned wanted, f
   constexpr int used = rest_floats(Degree), stride = row_floats(Degree);
   const int lane = threadIdx.x & 31;
   __syncwarp();
-#pragma unroll 5
+#pragma unroll 9
   for (int e = lane; e < 32 * used; e += 32) {
     const int row = e / used, k = e - row * used;
     if (wanted >> row & 1) rows[row * stride + k] = in.shN[(first + row) * in.shN_stride + k];
@@ -189,7 +192,7 @@ __global__ void __launch_bounds__(kThreads)
   const bool exists = i < in.num_gaussians;
   Gaussian g;
   BadInput bad = BadInput::none;
-  if (exists) bad = read_gaussian(in, i, false, g);
+  if (exists) bad = read_gaussian(in, i, g);
   unsigned loaded = 0;
   for (int c = 0; c < in.num_cameras; ++c) {
     const Camera cam = camera_of(in, c);
@@ -238,7 +241,7 @@ __global__ void __launch_bounds__(kThreads)
     float rgb[3] = {0, 0, 0};
     if (seen) {
       float inverse_length, basis[kMaxBasis];
-      const float3 d = direction(cam, g, inverse_length);
+      const float3 d = direction(cam, g.mean, inverse_length);
       harmonics(Degree, d, basis);
       const float* dc = in.sh0 + i * in.sh0_stride;
       for (int k = 0; k < 3; ++k) rgb[k] = basis[0] * dc[k] + 0.5f;
@@ -283,7 +286,8 @@ __device__ Flat flat_gradient(const ProjectInputs& in, const ProjectGradients& u
 }
 
 struct Sums {
-  float mean[3] = {}, M[3][3] = {}, sigma[6] = {}, opacity = 0;
+  float mean[3] = {}, opacity = 0;
+  float sigma[6] = {};  // upper triangle of dL/dcovariance, a symmetric matrix
 };
 
 // Adds one camera's geometry gradient to the sums.
@@ -292,22 +296,24 @@ __device__ void geometry_backward(const ProjectInputs& in, const ProjectGradient
   const View o = look(in, cam, g);
   const Flat f = flat_gradient(in, up, g, o, row);
   sums.opacity += f.opacity;
-  float VT[2][3], v_T[2][3], W[3][3];  // V T; dL/dT = 2 V T Sigma; dL/dSigma = T^T V T
+  // dL/dSigma = T^T V T, and dL/dT = 2 V T Sigma, in which T Sigma = (T M) M^T.
+  float VT[2][3], v_T[2][3];
   for (int k = 0; k < 3; ++k) {
     VT[0][k] = f.xx * o.T[0][k] + f.xy * o.T[1][k];
     VT[1][k] = f.xy * o.T[0][k] + f.yy * o.T[1][k];
   }
-  for (int r = 0; r < 2; ++r)
-    for (int k = 0; k < 3; ++k) v_T[r][k] = 2.0f * dot3(VT[r], g.sigma[k]);
-  for (int r = 0; r < 3; ++r)
-    for (int k = 0; k < 3; ++k) W[r][k] = o.T[0][r] * VT[0][k] + o.T[1][r] * VT[1][k];
-  if (in.covariances) {
-    sums.sigma[0] += W[0][0], sums.sigma[1] += 2 * W[0][1], sums.sigma[2] += 2 * W[0][2];
-    sums.sigma[3] += W[1][1], sums.sigma[4] += 2 * W[1][2], sums.sigma[5] += W[2][2];
-  } else {
-    for (int r = 0; r < 3; ++r)
-      for (int k = 0; k < 3; ++k)
-        sums.M[r][k] += 2.0f * (W[r][0] * g.M[0][k] + W[r][1] * g.M[1][k] + W[r][2] * g.M[2][k]);
+  sums.sigma[0] += o.T[0][0] * VT[0][0] + o.T[1][0] * VT[1][0];
+  sums.sigma[1] += o.T[0][0] * VT[0][1] + o.T[1][0] * VT[1][1];
+  sums.sigma[2] += o.T[0][0] * VT[0][2] + o.T[1][0] * VT[1][2];
+  sums.sigma[3] += o.T[0][1] * VT[0][1] + o.T[1][1] * VT[1][1];
+  sums.sigma[4] += o.T[0][1] * VT[0][2] + o.T[1][1] * VT[1][2];
+  sums.sigma[5] += o.T[0][2] * VT[0][2] + o.T[1][2] * VT[1][2];
+  for (int k = 0; k < 3; ++k) {
+    // With covariances M is Sigma itself, and `a` is T Sigma.
+    const float t0 = in.covariances ? o.a[0][k] : dot3(o.a[0], g.M[k]);
+    const float t1 = in.covariances ? o.a[1][k] : dot3(o.a[1], g.M[k]);
+    v_T[0][k] = 2.0f * (f.xx * t0 + f.xy * t1);
+    v_T[1][k] = 2.0f * (f.xy * t0 + f.yy * t1);
   }
   // T = J R: the four entries of J that are not zero.
   const float* R = cam.rotation;
@@ -318,17 +324,18 @@ __device__ void geometry_backward(const ProjectInputs& in, const ProjectGradient
   const float px = v_u * o.rz, py = v_v * o.rz;
   const float along =
       v_u * o.x + v_v * o.y + (cam.fx * (j00 - o.u * j02) + cam.fy * (j11 - o.v * j12));
-  const float pz = up.depths[row] - along * o.rz * o.rz;
+  const float pz = (up.depths ? up.depths[row] : 0.0f) - along * o.rz * o.rz;
   for (int k = 0; k < 3; ++k) sums.mean[k] += R[k] * px + R[3 + k] * py + R[6 + k] * pz;
 }
 
 // Adds one camera's part to the gradients of the coefficients, and the colour's to the centre's.
-template <int Degree>
+// With one camera `v_rest` is `rest` itself, which is read before it is written.
+template <int Degree, bool OneCamera>
 __device__ void colors_backward(const ProjectInputs& in, const ProjectGradients& up,
-                                const Camera& cam, const Gaussian& g, int64_t row,
-                                const float* rest, float* v_rest, float* v_dc, Sums& sums) {
+                                const Camera& cam, const float* mean, int64_t row,
+                                const float* rest, float* v_rest, float* v_dc, float* v_mean) {
   float inverse_length, basis[kMaxBasis], weights[kMaxBasis], rgb[3];
-  const float3 d = direction(cam, g, inverse_length);
+  const float3 d = direction(cam, mean, inverse_length);
   harmonics(Degree, d, basis);
   for (int k = 0; k < 3; ++k) {
     rgb[k] = up.projected_colors[3 * row + k] > 0 ? up.colors[3 * row + k] : 0.0f;
@@ -340,26 +347,36 @@ __device__ void colors_backward(const ProjectInputs& in, const ProjectGradients&
     if (k < basis_count(Degree)) {
       const float* r = rest + 3 * (k - 1);
       float* v = v_rest + 3 * (k - 1);
-      for (int j = 0; j < 3; ++j) v[j] += basis[k] * rgb[j];
       weights[k] = r[0] * rgb[0] + r[1] * rgb[1] + r[2] * rgb[2];
+      for (int j = 0; j < 3; ++j) v[j] = (OneCamera ? 0.0f : v[j]) + basis[k] * rgb[j];
     }
   }
   if (!up.geometry || Degree == 0) return;
   const float3 v = harmonics_backward(Degree, d, weights);
   const float along = v.x * d.x + v.y * d.y + v.z * d.z;
-  sums.mean[0] += (v.x - along * d.x) * inverse_length;
-  sums.mean[1] += (v.y - along * d.y) * inverse_length;
-  sums.mean[2] += (v.z - along * d.z) * inverse_length;
+  v_mean[0] += (v.x - along * d.x) * inverse_length;
+  v_mean[1] += (v.y - along * d.y) * inverse_length;
+  v_mean[2] += (v.z - along * d.z) * inverse_length;
 }
 
-// From dL/d(rotation times scales) to scales and raw quaternions.
-__device__ void shape_backward(const Gaussian& g, const Sums& sums, float* v_scale, float* v_quat) {
-  float V[3][3];
+// From dL/dcovariance to scales and raw quaternions.
+__device__ void shape_backward(const ProjectInputs& in, const Gaussian& g, int i, const Sums& sums,
+                               float* v_scale, float* v_quat) {
+  const float4 raw = reinterpret_cast<const float4*>(in.quats)[i];
+  const float q4[4] = {raw.x, raw.y, raw.z, raw.w};
+  const Turn turn = turn_of(q4);
+  const float* S = sums.sigma;
+  float V[3][3];  // dL/dM = 2 dL/dSigma M, then dL/dR
   for (int k = 0; k < 3; ++k) {
-    v_scale[k] = sums.M[0][k] * g.R[0][k] + sums.M[1][k] * g.R[1][k] + sums.M[2][k] * g.R[2][k];
-    for (int r = 0; r < 3; ++r) V[r][k] = sums.M[r][k] * g.scale[k];
+    const float m0 = g.M[0][k], m1 = g.M[1][k], m2 = g.M[2][k];
+    V[0][k] = 2.0f * (S[0] * m0 + S[1] * m1 + S[2] * m2);
+    V[1][k] = 2.0f * (S[1] * m0 + S[3] * m1 + S[4] * m2);
+    V[2][k] = 2.0f * (S[2] * m0 + S[4] * m1 + S[5] * m2);
+    v_scale[k] = V[0][k] * turn.R[0][k] + V[1][k] * turn.R[1][k] + V[2][k] * turn.R[2][k];
+    const float scale = in.scales[3 * int64_t(i) + k];
+    for (int r = 0; r < 3; ++r) V[r][k] *= scale;
   }
-  const float w = g.quat[0], x = g.quat[1], y = g.quat[2], z = g.quat[3];
+  const float w = turn.quat[0], x = turn.quat[1], y = turn.quat[2], z = turn.quat[3];
   const float s01 = V[0][1] + V[1][0], s02 = V[0][2] + V[2][0], s12 = V[1][2] + V[2][1];
   const float a01 = V[1][0] - V[0][1], a02 = V[0][2] - V[2][0], a12 = V[2][1] - V[1][2];
   const float q[4] = {2 * (x * a12 + y * a02 + z * a01),
@@ -367,7 +384,7 @@ __device__ void shape_backward(const Gaussian& g, const Sums& sums, float* v_sca
                       2 * (x * s01 + z * s12 + w * a02 - 2 * y * (V[0][0] + V[2][2])),
                       2 * (x * s02 + y * s12 + w * a01 - 2 * z * (V[0][0] + V[1][1]))};
   const float radial = q[0] * w + q[1] * x + q[2] * y + q[3] * z;
-  for (int k = 0; k < 4; ++k) v_quat[k] = (q[k] - radial * g.quat[k]) * g.inverse_norm;
+  for (int k = 0; k < 4; ++k) v_quat[k] = (q[k] - radial * turn.quat[k]) * turn.inverse_norm;
 }
 
 // Writes the warp's gradients of the higher coefficients, zero where none is in use.
@@ -379,60 +396,73 @@ __device__ void store_rest(const ProjectInputs& in, const ProjectGradients& up, 
   const int count = min(32, in.num_gaussians - first);
   float* to = up.v_shN + int64_t(first) * width;
   __syncwarp();
-#pragma unroll 5
+  if (width == used && used > 0) {
+#pragma unroll 9
+    for (int e = lane; e < count * used; e += 32) {
+      const int row = e / max(used, 1);
+      to[e] = rows[row * stride + e - row * used];
+    }
+    return;
+  }
   for (int e = lane; e < count * width; e += 32) {
     const int row = e / width, k = e - row * width;
     to[e] = k < used ? rows[row * stride + k] : 0.0f;
   }
 }
 
-template <int Degree>
-__global__ void __launch_bounds__(kThreads)
+template <int Degree, bool OneCamera>
+__global__ void __launch_bounds__(kThreads, 9)
     project_backward_kernel(const ProjectInputs in, const ProjectGradients up) {
   extern __shared__ float shared[];
   const int i = blockIdx.x * kThreads + threadIdx.x, lane = threadIdx.x & 31;
   const int warp_first = i - lane;
   constexpr int stride = row_floats(Degree);
   if (warp_first >= in.num_gaussians) return;
-  float* rest_rows = shared + (threadIdx.x >> 5) * 64 * stride;
-  float* v_rows = rest_rows + 32 * stride;
+  float* rest_rows = shared + (threadIdx.x >> 5) * (OneCamera ? 32 : 64) * stride;
+  float* v_rows = rest_rows + (OneCamera ? 0 : 32) * stride;
   const bool exists = i < in.num_gaussians;
   bool seen_at_all = false;
   for (int c = 0; c < in.num_cameras && exists; ++c)
     seen_at_all = seen_at_all || up.radii[int64_t(c) * in.num_gaussians + i] > 0;
-  Gaussian g;
   Sums sums;
-  float v_dc[3] = {0, 0, 0};
-  if (seen_at_all) read_gaussian(in, i, true, g);
   if (up.v_sh0) {
-    for (int k = 0; k < stride; ++k) v_rows[lane * stride + k] = 0;
+    float mean[3] = {0, 0, 0}, v_dc[3] = {0, 0, 0};
+    for (int k = 0; k < 3 && seen_at_all; ++k) mean[k] = in.means[3 * int64_t(i) + k];
+    if (!OneCamera || !seen_at_all)
+      for (int k = 0; k < stride; ++k) v_rows[lane * stride + k] = 0;
     const unsigned wanted = __ballot_sync(kAll, seen_at_all);
     if constexpr (Degree > 0)
       if (wanted) load_rest<Degree>(in, warp_first, wanted, rest_rows);
-  }
-  for (int c = 0; c < in.num_cameras; ++c) {
-    const int64_t row = int64_t(c) * in.num_gaussians + i;
-    if (!seen_at_all || up.radii[row] <= 0) continue;
-    const Camera cam = camera_of(in, c);
-    if (up.geometry) geometry_backward(in, up, cam, g, row, sums);
-    if (up.v_sh0)
-      colors_backward<Degree>(in, up, cam, g, row, rest_rows + lane * stride,
-                              v_rows + lane * stride, v_dc, sums);
-  }
-  if (up.v_sh0) {
+    for (int c = 0; c < in.num_cameras; ++c) {
+      const int64_t row = int64_t(c) * in.num_gaussians + i;
+      if (!seen_at_all || up.radii[row] <= 0) continue;
+      colors_backward<Degree, OneCamera>(in, up, camera_of(in, c), mean, row,
+                                         rest_rows + lane * stride, v_rows + lane * stride, v_dc,
+                                         sums.mean);
+    }
     store_rest<Degree>(in, up, warp_first, v_rows);
     if (exists)
       for (int k = 0; k < 3; ++k) up.v_sh0[3 * int64_t(i) + k] = v_dc[k];
   }
   if (!up.geometry || !exists) return;
+  Gaussian g;
+  if (seen_at_all) {
+    read_gaussian(in, i, g);
+    for (int c = 0; c < in.num_cameras; ++c) {
+      const int64_t row = int64_t(c) * in.num_gaussians + i;
+      if (up.radii[row] > 0) geometry_backward(in, up, camera_of(in, c), g, row, sums);
+    }
+  }
   for (int k = 0; k < 3; ++k) up.v_means[3 * int64_t(i) + k] = sums.mean[k];
   up.v_opacities[i] = sums.opacity;
   if (in.covariances) {
-    for (int k = 0; k < 6; ++k) up.v_covariances[6 * int64_t(i) + k] = sums.sigma[k];
+    // An entry off the diagonal stands for two.
+    for (int k = 0; k < 6; ++k)
+      up.v_covariances[6 * int64_t(i) + k] = (k == 0 || k == 3 || k == 5 ? 1 : 2) * sums.sigma[k];
     return;
   }
   float v_scale[3] = {0, 0, 0}, v_quat[4] = {0, 0, 0, 0};
-  if (seen_at_all) shape_backward(g, sums, v_scale, v_quat);
+  if (seen_at_all) shape_backward(in, g, i, sums, v_scale, v_quat);
   for (int k = 0; k < 3; ++k) up.v_scales[3 * int64_t(i) + k] = v_scale[k];
   for (int k = 0; k < 4; ++k) up.v_quats[4 * int64_t(i) + k] = v_quat[k];
 }
@@ -466,8 +496,12 @@ void project(const ProjectInputs& in, const Projected& out, cudaStream_t stream)
 void project_backward(const ProjectInputs& in, const ProjectGradients& up, cudaStream_t stream) {
   if (!in.num_gaussians) return;
   with_degree(up.v_sh0 ? in.sh_degree : 0, [&](auto degree) {
-    const size_t bytes = up.v_sh0 ? 2 * sizeof(float) * kThreads * row_floats(degree) : 0;
-    project_backward_kernel<degree><<<blocks(in.num_gaussians), kThreads, bytes, stream>>>(in, up);
+    const size_t bytes = up.v_sh0 ? sizeof(float) * kThreads * row_floats(degree) : 0;
+    const int count = blocks(in.num_gaussians);
+    if (in.num_cameras == 1)
+      project_backward_kernel<degree, true><<<count, kThreads, bytes, stream>>>(in, up);
+    else
+      project_backward_kernel<degree, false><<<count, kThreads, 2 * bytes, stream>>>(in, up);
   });
 }
 

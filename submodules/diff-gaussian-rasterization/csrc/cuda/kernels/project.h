@@ -41,7 +41,7 @@ struct Projected {  // all [C, M, ...]
 struct ProjectGradients {
   const float* means2d;  // upstream, [C, M, ...]
   const float* conics;
-  const float* depths;
+  const float* depths;  // or null
   const float* opacities;
   const float* colors;            // upstream, or null
   const float* projected_colors;  // what the forward gave, to find the clamped ones

@@ -35,19 +35,19 @@ __device__ inline float raw_alpha(const Splat& s, float dx, float dy) {
   return exp2_fast(__fmaf_rn(-dx, t, u));
 }
 
-// What a splat does to a pixel of transmittance T > 0; a weight of 0 where it does nothing.
+// What a splat does to a pixel of transmittance T; T = 0 is a pixel that has stopped.
 struct Contribution {
   float raw, alpha, weight, after;
   bool taken, stops;
 };
 
-__device__ inline Contribution contribution(const Splat& s, float dx, float dy, float T) {
+__device__ inline Contribution contribution(float raw, float T) {
   Contribution c;
-  c.raw = raw_alpha(s, dx, dy);
+  c.raw = raw;
   c.alpha = fminf(c.raw, kMaxAlpha);
   c.weight = __fmul_rn(c.alpha, T);
   c.after = __fsub_rn(T, c.weight);
-  const bool visible = c.alpha >= kMinAlpha && T > 0.0f;
+  const bool visible = c.alpha >= kMinAlpha;  // where T is 0 it stops (again)
   c.stops = visible && c.after < kMinTransmittance;
   c.taken = visible && !c.stops;
   return c;
