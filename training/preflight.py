@@ -6,8 +6,8 @@ from arguments.config import TrainConfig
 from arguments.messages import Messages
 from scene.capture import Capture
 from training.branches import RenderSettings
-from training.loop import ViewSource
 from training.memory import free_bytes, gaussian_bytes
+from training.photos import ViewSource
 from training.setup import Parts, masks_of, num_branches
 
 GIGA = 1e9
@@ -55,12 +55,12 @@ def _probe(parts: Parts, views: ViewSource) -> float:
         context.background, context.config.model.sh_degree, context.config.optimization.filter
     )
     branch = state.trained[0]
-    view = views.draw(state.step, [branch.name])[0]
+    view = views.batches(views.draw(state.step, [branch.name]))[0]
     seconds = 0.0
     for _ in range(2):  # the first call also pays for memory that later ones reuse
         began = time.perf_counter()
-        picture = branch.render([view.camera], settings)[0].color
-        (picture - view.image).square().mean().backward()
+        picture = branch.render(view.cameras, settings).color
+        (picture - view.images / 255).square().mean().backward()
         seconds = time.perf_counter() - began
     for _, parameter in branch.gaussians.parameters():
         parameter.grad = None

@@ -24,7 +24,8 @@ from scene.gaussians import Gaussians
 from scene.model_folder import check_source
 from scene.ply_header import check_header
 from training import checkpoint
-from training.loop import STOP_SIGNALS, Hooks, Progress, Run, Stopped, ViewSource
+from training.loop import STOP_SIGNALS, Hooks, Progress, Run, Stopped
+from training.photos import ViewSource
 from training.preflight import describe_capture, describe_plan
 from training.resume import check_data, check_settings
 from training.run_folder import (

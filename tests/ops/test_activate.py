@@ -8,21 +8,25 @@ from torch import Tensor
 from gaussian_renderer import reference
 
 
-def _inputs(count: int, filtered: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+def _inputs(
+    count: int, filtered: bool, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor | None]:
     generator = torch.Generator().manual_seed(count)
-    log_scales = 2 * torch.randn(count, 3, generator=generator) - 3
-    logits = 4 * torch.randn(count, generator=generator)
-    filter_3d = 0.1 * torch.rand(count, generator=generator) if filtered else None
+    log_scales = (2 * torch.randn(count, 3, generator=generator) - 3).to(device)
+    logits = (4 * torch.randn(count, generator=generator)).to(device)
+    filter_3d = (0.1 * torch.rand(count, generator=generator)).to(device) if filtered else None
     return log_scales.requires_grad_(), logits.requires_grad_(), filter_3d
 
 
 @pytest.mark.parametrize("count", [0, 1, 255, 257, 20_000])
 @pytest.mark.parametrize("filtered", [False, True])
-def test_values_and_gradients_equal_the_reference(count: int, filtered: bool) -> None:
-    log_scales, logits, filter_3d = _inputs(count, filtered)
+def test_values_and_gradients_equal_the_reference(
+    count: int, filtered: bool, device: torch.device
+) -> None:
+    log_scales, logits, filter_3d = _inputs(count, filtered, device)
     generator = torch.Generator().manual_seed(1)
-    v_scales = torch.randn(count, 3, generator=generator)
-    v_opacities = torch.randn(count, generator=generator)
+    v_scales = torch.randn(count, 3, generator=generator).to(device)
+    v_opacities = torch.randn(count, generator=generator).to(device)
     ours = activate(log_scales, logits, filter_3d)
     grads = torch.autograd.grad(
         [ours.scales, ours.opacities], [log_scales, logits], [v_scales, v_opacities]
@@ -39,15 +43,16 @@ def test_values_and_gradients_equal_the_reference(count: int, filtered: bool) ->
         torch.testing.assert_close(grad.double(), wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_a_filter_of_zero_is_no_filter() -> None:
-    log_scales, logits, _ = _inputs(100, filtered=False)
-    plain, filtered = activate(log_scales, logits), activate(log_scales, logits, torch.zeros(100))
+def test_a_filter_of_zero_is_no_filter(device: torch.device) -> None:
+    log_scales, logits, _ = _inputs(100, filtered=False, device=device)
+    plain = activate(log_scales, logits)
+    filtered = activate(log_scales, logits, torch.zeros(100, device=device))
     torch.testing.assert_close(filtered.scales, plain.scales, rtol=3e-7, atol=0)
     torch.testing.assert_close(filtered.opacities, plain.opacities, rtol=1e-6, atol=0)
 
 
-def test_the_filter_keeps_the_integral_of_a_gaussian() -> None:
-    log_scales, logits, filter_3d = _inputs(100, filtered=True)
+def test_the_filter_keeps_the_integral_of_a_gaussian(device: torch.device) -> None:
+    log_scales, logits, filter_3d = _inputs(100, filtered=True, device=device)
     plain, filtered = activate(log_scales, logits), activate(log_scales, logits, filter_3d)
     torch.testing.assert_close(
         filtered.opacities * filtered.scales.prod(-1),
@@ -57,8 +62,8 @@ def test_the_filter_keeps_the_integral_of_a_gaussian() -> None:
     )
 
 
-def test_one_gradient_alone_is_enough() -> None:
-    log_scales, logits, filter_3d = _inputs(10, filtered=True)
+def test_one_gradient_alone_is_enough(device: torch.device) -> None:
+    log_scales, logits, filter_3d = _inputs(10, filtered=True, device=device)
     result = activate(log_scales, logits, filter_3d)
     (by_logits,) = torch.autograd.grad(result.scales.sum(), logits, retain_graph=True)
     assert (by_logits == 0).all()
@@ -66,8 +71,8 @@ def test_one_gradient_alone_is_enough() -> None:
     assert (by_scales > 0).all()
 
 
-def test_extreme_inputs_neither_overflow_too_early_nor_hide_nan() -> None:
-    extreme = torch.tensor([-1e9, -80.0, 0.0, 88.0, 89.0, float("nan")])
+def test_extreme_inputs_neither_overflow_too_early_nor_hide_nan(device: torch.device) -> None:
+    extreme = torch.tensor([-1e9, -80.0, 0.0, 88.0, 89.0, float("nan")], device=device)
     result = activate(extreme[:, None].repeat(1, 3), extreme)
     torch.testing.assert_close(result.scales[1:5, 0], extreme[1:5].exp(), rtol=1e-5, atol=0)
     assert 0 <= result.scales[0, 0] < 1e-37
@@ -77,10 +82,11 @@ def test_extreme_inputs_neither_overflow_too_early_nor_hide_nan() -> None:
     assert result.opacities[5].isnan()
 
 
-def test_a_vanishing_scale_keeps_a_finite_gradient() -> None:
-    log_scales = torch.full((4, 3), -70.0, requires_grad=True)
-    logits = torch.zeros(4, requires_grad=True)
-    result = activate(log_scales, logits, torch.tensor([0.0, 1e-30, 1e-3, 1.0]))
+def test_a_vanishing_scale_keeps_a_finite_gradient(device: torch.device) -> None:
+    log_scales = torch.full((4, 3), -70.0, device=device, requires_grad=True)
+    logits = torch.zeros(4, device=device, requires_grad=True)
+    filter_3d = torch.tensor([0.0, 1e-30, 1e-3, 1.0], device=device)
+    result = activate(log_scales, logits, filter_3d)
     (result.scales.sum() + result.opacities.sum()).backward()
     assert result.opacities.isfinite().all()
     assert log_scales.grad is not None
@@ -103,6 +109,6 @@ def test_wrong_inputs_are_refused_by_name(
         activate(log_scales, logits, filter_3d)
 
 
-def test_registration_holds() -> None:
-    inputs = _inputs(5, filtered=True)
+def test_registration_holds(device: torch.device) -> None:
+    inputs = _inputs(5, filtered=True, device=device)
     torch.library.opcheck(torch.ops.twinsplat_raster.activate.default, inputs)

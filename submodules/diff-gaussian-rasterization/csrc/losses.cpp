@@ -1,11 +1,11 @@
 // Torch's side of the photometric loss: schema, checks, memory and threads.
-#include <ATen/core/Tensor.h>
+#include "losses.h"
+
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <torch/library.h>
 
-#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -15,35 +15,33 @@
 namespace raster {
 namespace {
 
-void check_images(const char* op, const at::Tensor& color, const at::Tensor& target) {
-  TORCH_CHECK(color.dim() == 4 && color.size(3) == 3 && color.scalar_type() == at::kFloat, op,
-              ": color must be float32 [C, H, W, 3], got ", color.scalar_type(), " ",
-              color.sizes());
-  TORCH_CHECK(target.sizes() == color.sizes(), op, ": target must have the size of color, ",
-              color.sizes(), ", got ", target.sizes());
-  TORCH_CHECK(target.scalar_type() == at::kFloat || target.scalar_type() == at::kByte, op,
-              ": target must be float32 in [0, 1] or uint8, got ", target.scalar_type());
-  TORCH_CHECK(color.numel() > 0, op, ": color must have at least one pixel, got ", color.sizes());
-}
-
-std::optional<at::Tensor> checked_weight(const char* name, const std::optional<at::Tensor>& weight,
+std::optional<at::Tensor> checked_weight(const char* op, const char* name,
+                                         const std::optional<at::Tensor>& weight,
                                          const at::Tensor& color) {
   if (!weight) return std::nullopt;
-  TORCH_CHECK(weight->scalar_type() == at::kFloat && weight->sizes() == color.sizes().slice(0, 3),
-              "photometric_loss: ", name, " must be float32 ", color.sizes().slice(0, 3), ", got ",
-              weight->scalar_type(), " ", weight->sizes());
+  TORCH_CHECK(weight->scalar_type() == at::kFloat && weight->sizes() == color.sizes().slice(0, 3) &&
+                  weight->device() == color.device(),
+              op, ": ", name, " must be float32 ", color.sizes().slice(0, 3), " on ",
+              color.device(), ", got ", weight->scalar_type(), " ", weight->sizes(), " on ",
+              weight->device());
   return weight->contiguous();
 }
 
+Photometric task_of(const PhotometricTensors& in) {
+  Photometric task{};
+  task.num_images = in.color.size(0);
+  task.height = in.color.size(1);
+  task.width = in.color.size(2);
+  task.color = in.color.const_data_ptr<float>();
+  task.target = in.target_floats();
+  task.target_bytes = in.target_bytes();
+  task.gradient_weight = in.gradient_weight ? in.gradient_weight->const_data_ptr<float>() : nullptr;
+  task.value_weight = in.value_weight ? in.value_weight->const_data_ptr<float>() : nullptr;
+  return task;
+}
+
 // Fills task.map and task.gradient where they are wanted; returns the weighted sum of the error.
-double run(Photometric& task, const at::Tensor& color, const at::Tensor& target) {
-  task.num_images = color.size(0);
-  task.height = color.size(1);
-  task.width = color.size(2);
-  task.color = color.const_data_ptr<float>();
-  const bool is_bytes = target.scalar_type() == at::kByte;
-  task.target = is_bytes ? nullptr : target.const_data_ptr<float>();
-  task.target_bytes = is_bytes ? target.const_data_ptr<uint8_t>() : nullptr;
+double run(Photometric& task) {
   const int64_t blocks = photometric_blocks(task), floats = photometric_scratch(task);
   std::vector<double> errors(blocks);
   task.errors = errors.data();
@@ -61,38 +59,56 @@ double run(Photometric& task, const at::Tensor& color, const at::Tensor& target)
 std::tuple<at::Tensor, at::Tensor> photometric(const at::Tensor& color, const at::Tensor& target,
                                                const std::optional<at::Tensor>& gradient_weight,
                                                const std::optional<at::Tensor>& value_weight,
-                                               double lambda_dssim, bool wants_gradient) {
-  check_images("photometric_loss", color, target);
-  const at::Tensor x = color.contiguous(), y = target.contiguous();
-  const auto g = checked_weight("gradient_weight", gradient_weight, color);
-  const auto w = checked_weight("value_weight", value_weight, color);
-  at::Tensor gradient = wants_gradient ? at::empty_like(x) : at::empty({0}, x.options());
-  Photometric task{};
-  task.gradient_weight = g ? g->const_data_ptr<float>() : nullptr;
-  task.value_weight = w ? w->const_data_ptr<float>() : nullptr;
+                                               double lambda_dssim, bool composite,
+                                               bool wants_gradient) {
+  const PhotometricTensors in =
+      photometric_tensors("photometric_loss", color, target, gradient_weight, value_weight);
+  at::Tensor gradient =
+      wants_gradient ? at::empty_like(in.color) : at::empty({0}, in.color.options());
+  Photometric task = task_of(in);
+  task.composite = composite && gradient_weight;
   task.lambda_dssim = static_cast<float>(lambda_dssim);
   task.gradient = wants_gradient ? gradient.mutable_data_ptr<float>() : nullptr;
-  const double value = run(task, x, y) / static_cast<double>(task.values());
-  return {at::scalar_tensor(value, x.options()), gradient};
+  const double value = run(task) / static_cast<double>(task.values());
+  return {at::scalar_tensor(value, in.color.options()), gradient};
 }
 
 at::Tensor ssim_map(const at::Tensor& color, const at::Tensor& target) {
-  check_images("ssim_map", color, target);
-  const at::Tensor x = color.contiguous(), y = target.contiguous();
-  at::Tensor map = at::empty(x.sizes().slice(0, 3), x.options());
-  Photometric task{};
+  const PhotometricTensors in = photometric_tensors("ssim_map", color, target);
+  at::Tensor map = at::empty(in.color.sizes().slice(0, 3), in.color.options());
+  Photometric task = task_of(in);
   task.map = map.mutable_data_ptr<float>();
-  run(task, x, y);
+  run(task);
   return map;
 }
 
 }  // namespace
+
+PhotometricTensors photometric_tensors(const char* op, const at::Tensor& color,
+                                       const at::Tensor& target,
+                                       const std::optional<at::Tensor>& gradient_weight,
+                                       const std::optional<at::Tensor>& value_weight) {
+  TORCH_CHECK(color.dim() == 4 && color.size(3) == 3 && color.scalar_type() == at::kFloat, op,
+              ": color must be float32 [C, H, W, 3], got ", color.scalar_type(), " ",
+              color.sizes());
+  TORCH_CHECK(target.sizes() == color.sizes() && target.device() == color.device(), op,
+              ": target must have the size of color, ", color.sizes(), " on ", color.device(),
+              ", got ", target.sizes(), " on ", target.device());
+  TORCH_CHECK(target.scalar_type() == at::kFloat || target.scalar_type() == at::kByte, op,
+              ": target must be float32 in [0, 1] or uint8, got ", target.scalar_type());
+  TORCH_CHECK(color.numel() > 0, op, ": color must have at least one pixel, got ", color.sizes());
+  return {color.contiguous(), target.contiguous(),
+          checked_weight(op, "gradient_weight", gradient_weight, color),
+          checked_weight(op, "value_weight", value_weight, color)};
+}
+
 }  // namespace raster
 
 TORCH_LIBRARY_FRAGMENT(twinsplat_raster, m) {
   m.def(
       "photometric(Tensor color, Tensor target, Tensor? gradient_weight, Tensor? value_weight, "
-      "float lambda_dssim, bool wants_gradient) -> (Tensor value, Tensor gradient)");
+      "float lambda_dssim, bool composite, bool wants_gradient) -> (Tensor value, Tensor "
+      "gradient)");
   m.def("ssim_map(Tensor color, Tensor target) -> Tensor");
 }
 

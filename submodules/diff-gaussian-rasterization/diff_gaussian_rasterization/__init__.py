@@ -6,7 +6,9 @@ from diff_gaussian_rasterization.functional import Rasterization, rasterization
 from diff_gaussian_rasterization.inria import GaussianRasterizationSettings, GaussianRasterizer
 from diff_gaussian_rasterization.losses import photometric_loss, ssim_map
 from diff_gaussian_rasterization.machine import instruction_set
-from diff_gaussian_rasterization.optim import adam_step_
+from diff_gaussian_rasterization.optim import adam_rates, adam_step_
+from diff_gaussian_rasterization.select import kth_smallest
+from diff_gaussian_rasterization.statistics import count_step_, observe_, watch_
 
 __all__ = [
     "Activated",
@@ -14,10 +16,15 @@ __all__ = [
     "GaussianRasterizer",
     "Rasterization",
     "activate",
+    "adam_rates",
     "adam_step_",
+    "count_step_",
     "instruction_set",
+    "kth_smallest",
+    "observe_",
     "photometric_loss",
     "rasterization",
     "ssim_map",
     "supports_device",
+    "watch_",
 ]

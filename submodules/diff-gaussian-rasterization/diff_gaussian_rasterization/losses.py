@@ -17,6 +17,7 @@ def photometric_loss(
     lambda_dssim: float = 0.2,
     gradient_weight: Tensor | None = None,
     value_weight: Tensor | None = None,
+    composite: bool = False,
 ) -> Tensor:
     """(1 - l) mean |color - target| + l (1 - mean SSIM) over all pixels, a scalar.
 
@@ -30,10 +31,13 @@ def photometric_loss(
             value: 0 keeps a pixel from learning, also through the SSIM windows that it lies in.
         value_weight: float32 [C, H, W]; multiplies both error maps before the mean over all
             pixels. A pixel of weight 0 still learns from the windows of its neighbours.
+        composite: compare with color + gradient_weight (target - color), where this color is a
+            constant, in place of the target: neither the value nor a window beside a pixel of
+            weight 0 sees its target. Without a `gradient_weight` it changes nothing.
     """
     wants_gradient = color.requires_grad and torch.is_grad_enabled()
     value, _ = ops.photometric(
-        color, target, gradient_weight, value_weight, lambda_dssim, wants_gradient
+        color, target, gradient_weight, value_weight, lambda_dssim, composite, wants_gradient
     )
     return value
 
@@ -55,6 +59,7 @@ def _photometric_fake(
     _gradient_weight: Tensor | None,
     _value_weight: Tensor | None,
     _lambda_dssim: float,
+    _composite: bool,
     wants_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
     size = color.shape if wants_gradient else (0,)
@@ -79,7 +84,7 @@ def _scale_gradient(ctx: Any, v_value: Tensor, _v_gradient: Tensor | None) -> tu
             "call photometric_loss"
         )
     (gradient,) = ctx.saved_tensors
-    return gradient * v_value, None, None, None, None, None
+    return gradient * v_value, None, None, None, None, None, None
 
 
 torch.library.register_autograd(

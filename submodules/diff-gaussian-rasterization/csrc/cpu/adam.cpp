@@ -21,12 +21,12 @@ class FlushTiny {
 #endif
 };
 
-RASTER_INLINE void update(const Adam& run, const AdamRate& rate) {
-  float* __restrict__ parameter = run.parameter;
-  const float* __restrict__ gradient = run.gradient;
-  float* __restrict__ mean = run.mean;
-  float* __restrict__ square = run.square;
-  for (int64_t i = 0; i < run.count; ++i) {
+RASTER_INLINE void update(const Adam& task, const AdamRate& rate, int64_t begin, int64_t end) {
+  float* __restrict__ parameter = task.parameter;
+  const float* __restrict__ gradient = task.gradient;
+  float* __restrict__ mean = task.mean;
+  float* __restrict__ square = task.square;
+  for (int64_t i = begin; i < end; ++i) {
     const float g = gradient[i];
     const float m = mean[i] + rate.to_mean * (g - mean[i]);
     const float v = rate.beta2 * square[i] + rate.to_square * g * g;
@@ -36,13 +36,52 @@ RASTER_INLINE void update(const Adam& run, const AdamRate& rate) {
   }
 }
 
-void update_generic(const Adam& run, const AdamRate& rate) { update(run, rate); }
+RASTER_INLINE void update_visible(const Adam& task, const AdamRate& rate, int64_t begin,
+                                  int64_t end) {
+  for (int64_t row = begin / task.row; row * task.row < end; ++row) {
+    if (task.visible[row] <= 0) continue;
+    int64_t next = row + 1;  // rows that follow each other are one run
+    while (next * task.row < end && task.visible[next] > 0) ++next;
+    const int64_t first = row * task.row, last = next * task.row;
+    update(task, rate, first < begin ? begin : first, last < end ? last : end);
+    row = next - 1;
+  }
+}
+
+// The arithmetic of torch.lerp: from the nearer end, so that a decay of 0 gives the parameter.
+RASTER_INLINE void move_average(const Adam& task, const AdamRate& rate, int64_t begin,
+                                int64_t end) {
+  const float* __restrict__ parameter = task.parameter;
+  float* __restrict__ average = task.average;
+  if (rate.to_average < 0.5f) {
+    for (int64_t i = begin; i < end; ++i) {
+      average[i] += rate.to_average * (parameter[i] - average[i]);
+    }
+  } else {
+    for (int64_t i = begin; i < end; ++i) {
+      average[i] = parameter[i] - rate.decay * (parameter[i] - average[i]);
+    }
+  }
+}
+
+RASTER_INLINE void step(const Adam& task, const AdamRate& rate, int64_t begin, int64_t end) {
+  if (task.visible == nullptr) {
+    update(task, rate, begin, end);
+  } else {
+    update_visible(task, rate, begin, end);
+  }
+  if (task.average != nullptr) move_average(task, rate, begin, end);
+}
+
+void step_generic(const Adam& task, const AdamRate& rate, int64_t begin, int64_t end) {
+  step(task, rate, begin, end);
+}
 
 #if RASTER_X86
-#define RASTER_FOR(name, instructions)                                             \
-  __attribute__((target(instructions))) void update_##name(const Adam& run,        \
-                                                           const AdamRate& rate) { \
-    update(run, rate);                                                             \
+#define RASTER_FOR(name, instructions)                                                           \
+  __attribute__((target(instructions))) void step_##name(const Adam& task, const AdamRate& rate, \
+                                                         int64_t begin, int64_t end) {           \
+    step(task, rate, begin, end);                                                                \
   }
 
 RASTER_FOR(sse42, RASTER_SSE42)
@@ -53,19 +92,19 @@ RASTER_FOR(avx512, RASTER_AVX512)
 
 }  // namespace
 
-void adam(const Adam& run, const AdamRate& rate) {
+void adam(const Adam& task, const AdamRate& rate, int64_t begin, int64_t end) {
   const FlushTiny flush;
   switch (isa()) {
 #if RASTER_X86
     case Isa::avx512:
-      return update_avx512(run, rate);
+      return step_avx512(task, rate, begin, end);
     case Isa::avx2:
-      return update_avx2(run, rate);
+      return step_avx2(task, rate, begin, end);
     case Isa::sse42:
-      return update_sse42(run, rate);
+      return step_sse42(task, rate, begin, end);
 #endif
     default:
-      return update_generic(run, rate);
+      return step_generic(task, rate, begin, end);
   }
 }
 

@@ -13,6 +13,7 @@ struct Photometric {
   const uint8_t* target_bytes;   // divided by 255 on reading, or null
   const float* gradient_weight;  // multiplies the gradient of each pixel, or null
   const float* value_weight;     // multiplies the error of each pixel, or null
+  bool composite;                // compare with color + gradient_weight (target - color) instead
   float lambda_dssim;
   float* gradient;  // of the loss by `color`, or null
   float* map;       // [num_images, height, width] mean SSIM of the channels, or null

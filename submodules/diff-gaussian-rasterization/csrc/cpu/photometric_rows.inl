@@ -79,11 +79,24 @@ RASTER_INLINE void spread(const float* from, int64_t width, float* __restrict__ 
   }
 }
 
+// Where the photo is not trusted it is replaced by the render: the nearer end is the base, so that
+// a weight of 1 keeps the photo to the last bit, and a weight of 0 the render.
+RASTER_INLINE void composite_target(const Block& b, int64_t row, const float* x, float* y) {
+  if (!b.task.composite) return;
+  spread(b.task.gradient_weight + b.offset(row), b.task.width, b.pixel_gradient);
+  const Vec half = Vec{} + 0.5f;
+  for (int64_t i = 0; i < b.stride; i += RASTER_LANES) {
+    const Vec from = load(x + i), to = load(y + i), w = load(b.pixel_gradient + i);
+    store(y + i, w < half ? from + w * (to - from) : to - (1 - w) * (to - from));
+  }
+}
+
 static void enter_row(const Block& b, int64_t row) {
   float* x = b.fields + kMargin;
   float* y = x + b.margined;
   read_color(b, row, x);
   read_target(b, row, y);
+  composite_target(b, row, x, y);
   for (int64_t i = 0; i < b.stride; i += RASTER_LANES) {
     const Vec a = load(x + i), t = load(y + i);
     store(x + 2 * b.margined + i, a * a + t * t);
@@ -143,6 +156,7 @@ static double leave_row(const Block& b, int64_t row) {
   const Photometric& task = b.task;
   read_color(b, row, b.x);
   read_target(b, row, b.y);
+  composite_target(b, row, b.x, b.y);
   spread(task.value_weight == nullptr ? nullptr : task.value_weight + b.offset(row), task.width,
          b.weight);
   const float* rows[kTaps];
