@@ -23,6 +23,8 @@ from scene.atomic import write_atomic
 LARGEST_FILE = 1 << 28  # bytes in memory; 8 layers of a 16 megapixel photo
 MOST_LABELS = 0xFFFF  # labels are kept in 16 bits
 MEMBERS = ("labels", "digest", "layer", "label", "area", "found", "expected", "verdict")
+# What a damaged archive raises; RuntimeError where it claims an encryption or a compression.
+DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def read_candidates(path: Path) -> CandidateFile:
     try:
         arrays = _read_arrays(path)
         return _checked(arrays)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGE as error:
         raise UserError(
             f"candidates in {path} cannot be used: {error}; delete the file, it is made again"
         ) from error
