@@ -45,7 +45,6 @@ class StepContext:
     schedule: Schedule
     scene_scale: float
     agreement_weight: float
-    background: Float[Tensor, "3"]
     cameras: list[Cameras]
 
 
@@ -92,8 +91,9 @@ class StepNumbers:
 
     @classmethod
     def at(cls, step: int, context: StepContext) -> "StepNumbers":
-        """Those of update number `step`; the rates are on the host."""
-        config, background = context.config, context.background
+        """Those of update number `step`, on the host."""
+        config = context.config
+        background = torch.full((3,), float(config.model.white_background))
         if config.optimization.random_background:
             background = torch.rand(3, generator=generator(config.run.seed, step, "background"))
         rates = LearningRates.at(step, config.optimization, context.schedule, context.scene_scale)
