@@ -10,6 +10,7 @@ import torch
 from diff_gaussian_rasterization import count_step_, watch_
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from arguments.config import TrainConfig
 from gaussian_renderer import Render
@@ -200,7 +201,7 @@ def train_step(
     return StepStats(
         loss.detach(),
         [LossTerm(t.name, t.weight, t.value.detach()) for t in terms],
-        (own[0].render.color[own[0].camera].detach() - own[0].photo).square().mean(),
+        mse_loss(own[0].render.color[own[0].camera].detach(), own[0].photo),
         own[0].weight.mean(),
     )
 
