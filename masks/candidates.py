@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int, Int32
+from jaxtyping import Bool, Float, Float64, Int, Int32, Int64
 from numpy import ndarray
 from torch import Tensor
 
@@ -146,11 +146,13 @@ class SegmentBank:
             photo has fewer than others is filled up at its end.
         segments: segment of each entry; the last number has no pixels.
         ends: last entry of each segment, after a leading 0.
+        areas: pixels of each segment, at least 1, in units of 1 / FIXED_POINT.
     """
 
     pixels: Int32[Tensor, "V K"]
     segments: Int32[Tensor, "V K"]
-    ends: Int32[Tensor, "V S1"]
+    ends: Int64[Tensor, "V S1"]
+    areas: Float64[Tensor, "V S"]
 
     @classmethod
     def of(cls, candidates: Sequence[Candidates], device: torch.device) -> "SegmentBank":
@@ -160,35 +162,48 @@ class SegmentBank:
         num_segments = max(len(photo.ends) for photo in laid_out)  # one of them without pixels
         pixels = np.zeros((len(laid_out), num_entries), dtype=np.int32)
         segments = np.full_like(pixels, num_segments - 1)
-        ends = np.zeros((len(laid_out), num_segments + 1), dtype=np.int32)
+        ends = np.zeros((len(laid_out), num_segments + 1), dtype=np.int64)
         for view, photo in enumerate(laid_out):
             pixels[view, : len(photo.pixels)] = photo.pixels
             segments[view, 1 : len(photo.segments)] = photo.segments[1:]
             ends[view, : len(photo.ends)] = photo.ends
             ends[view, len(photo.ends) :] = photo.ends[-1]
-        return cls(*(torch.from_numpy(array).to(device) for array in (pixels, segments, ends)))
+        areas = np.maximum(np.diff(ends), 1) * float(FIXED_POINT)
+        arrays = (pixels, segments, ends, areas)
+        return cls(*(torch.from_numpy(array).to(device) for array in arrays))
 
-    def density(
-        self, rows: Int[Tensor, " C"], values: Float[Tensor, "C Q H W"]
-    ) -> Float64[Tensor, "C Q S"]:
-        """Mean of each quantity inside each segment of the photos at `rows`; 0 without pixels."""
+    def at(self, rows: Int[Tensor, " C"]) -> "PhotoSegments":
+        """The candidates of the photos at `rows`."""
+        return PhotoSegments(
+            self.pixels[rows].long(), self.segments[rows].long(), self.ends[rows], self.areas[rows]
+        )
+
+
+@dataclass(frozen=True)
+class PhotoSegments:
+    """Rows of a `SegmentBank`."""
+
+    pixels: Int64[Tensor, "C K"]
+    segments: Int64[Tensor, "C K"]
+    ends: Int64[Tensor, "C S1"]
+    areas: Float64[Tensor, "C S"]
+
+    def density(self, values: Float[Tensor, "C Q H W"]) -> Float64[Tensor, "C Q S"]:
+        """Mean of each quantity inside each segment; 0 without pixels."""
+        num_quantities = values.shape[1]
         fixed = (values.flatten(2) * FIXED_POINT).long()
-        entries = self.pixels[rows].long()[:, None].expand(-1, values.shape[1], -1)
+        entries = fixed.gather(2, self.pixels[:, None].expand(-1, num_quantities, -1))
         # One row for all: a scan along one long row is fast on every device. The differences
         # below take what the rows before have added away again.
-        sums = fixed.gather(2, entries).flatten().cumsum(0).reshape(entries.shape)
-        ends = self.ends[rows].long()
-        at_ends = sums.gather(2, ends[:, None].expand(-1, values.shape[1], -1))
-        areas = ends.diff(dim=1).clamp_min(1) * FIXED_POINT
-        return at_ends.diff(dim=2).double() / areas[:, None]
+        sums = entries.flatten().cumsum(0).reshape(entries.shape)
+        at_ends = sums.gather(2, self.ends[:, None].expand(-1, num_quantities, -1))
+        return at_ends.diff(dim=2) / self.areas[:, None]
 
-    def union(
-        self, rows: Int[Tensor, " C"], chosen: Bool[Tensor, "C S"], num_pixels: int
-    ) -> Bool[Tensor, "C P"]:
-        """The pixels of the chosen segments; a segment without pixels must not be chosen."""
-        hits = chosen.int().gather(1, self.segments[rows].long())
+    def outside(self, chosen: Bool[Tensor, "C S"], num_pixels: int) -> Bool[Tensor, "C P"]:
+        """The pixels in none of the chosen segments; one without pixels must not be chosen."""
+        hits = chosen.int().gather(1, self.segments)
         count = hits.new_zeros(len(hits), num_pixels)
-        return count.scatter_add_(1, self.pixels[rows].long(), hits) > 0
+        return count.scatter_add_(1, self.pixels, hits) == 0
 
 
 @dataclass(frozen=True)

@@ -171,14 +171,19 @@ USUAL_RESIDUAL = 0.1  # blur and noise of a good rendering reach this in most ph
 CLEAR_EXCESS = 0.3  # beyond the usual: another object stands there
 
 
-def trust_by_excess(residual: Float[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
-    """Full trust up to the photo's usual residual, none where it is clearly exceeded.
+def excess(residual: Float[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
+    """Distrust: 0 up to the photo's usual residual, 1 where it is clearly exceeded.
 
     A photo in another light differs as a whole; its median is then what is usual, so that half of
     it stays trusted.
     """
     usual = quantile(residual, 0.5).clamp_min(USUAL_RESIDUAL)
-    return 1.0 - ((residual - usual) / CLEAR_EXCESS).clamp(0.0, 1.0)
+    return ((residual - usual) / CLEAR_EXCESS).clamp(0.0, 1.0)
+
+
+def trust_by_excess(residual: Float[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
+    """Full trust up to the photo's usual residual, none where it is clearly exceeded."""
+    return 1.0 - excess(residual)
 
 
 def trust_by_span(residual: Float[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
@@ -224,23 +229,23 @@ class CandidateMasker(TrustAll):
         is_high = (by_color > quantile(by_color, settings.quantile)) & (
             by_feature > quantile(by_feature, settings.feature_quantile)
         )
-        weight = 1.0 - self._distractors(is_high, by_feature, rows).float()
+        weight = self._static(is_high, by_feature, rows).to(image.dtype)
         if settings.dilation:
             reach = settings.dilation
             weight = -F.max_pool2d(-weight, 2 * reach + 1, stride=1, padding=reach)
         return MaskResult(weight)
 
-    def _distractors(
+    def _static(
         self, is_high: Bool[Tensor, "C H W"], residual: Float[Tensor, "C H W"], rows: Tensor
     ) -> Bool[Tensor, "C H W"]:
-        bank = self._bank(residual)
-        distrust = 1.0 - trust_by_excess(residual)
-        quantities = torch.stack([is_high.to(residual.dtype), residual, distrust], dim=1)
-        high, differs, distrusted = bank.density(rows, quantities).unbind(1)
-        usual = is_high.sum(dim=(1, 2)).double()[:, None] / is_high[0].numel()
+        """The pixels of no distractor."""
+        segments = self._bank(residual).at(rows)
+        quantities = torch.stack([is_high.to(residual.dtype), residual, excess(residual)], dim=1)
+        high, differs, distrusted = segments.density(quantities).unbind(1)
+        usual = is_high.flatten(1).mean(dim=1, keepdim=True, dtype=torch.float64)
         chosen = (high > usual) & (differs > self._settings.min_feature_residual)
         chosen |= distrusted > self._settings.certain_excess
-        return bank.union(rows, chosen, is_high[0].numel()).reshape(is_high.shape)
+        return segments.outside(chosen, is_high[0].numel()).reshape(is_high.shape)
 
     def _bank(self, like: Float[Tensor, "C H W"]) -> SegmentBank:
         height, width = like.shape[1:]

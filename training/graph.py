@@ -94,7 +94,7 @@ class StaticInputs:
 
     def fill(self, drawn: list[int], numbers: StepNumbers) -> None:
         """One copy, for which the host does not wait."""
-        parts = (torch.tensor(drawn), numbers.rates.flatten(), numbers.background.cpu())
+        parts = (torch.tensor(drawn), numbers.rates.flatten(), numbers.background)
         host = torch.cat([part.view(torch.uint8) for part in parts])
         if self._bytes.device.type == "cuda":
             host = host.pin_memory()  # freed memory is used again once the copy is done
@@ -110,6 +110,10 @@ class StaticStepper:
 
     Args:
         least_room: list entries that a recorded step has room for at least.
+        spare_room: room over the most entries seen, 1 or more.
+
+    Attributes:
+        num_frozen: how often steps had to be done again for want of room.
     """
 
     stride = LOOK_EVERY
@@ -119,7 +123,9 @@ class StaticStepper:
         state: TrainState,
         views: ViewSource,
         context: StepContext,
+        *,
         least_room: int = LEAST_ROOM,
+        spare_room: float = SPARE_ROOM,
     ) -> None:
         self._state, self._views, self._context = state, views, context
         self._names = [branch.name for branch in state.trained]
@@ -129,7 +135,8 @@ class StaticStepper:
         )
         self._clean = torch.tensor([0, -1, 0, 0], dtype=torch.int32, device=self._device)
         self._guard = Guard(self._clean.clone(), torch.zeros_like(self._clean[:1]))
-        self._least_room, self._most_pairs = least_room, 0
+        self._least_room, self._spare_room = least_room, spare_room
+        self._most_pairs, self.num_frozen = 0, 0
         self._known: set[StepMode] = set()
         self._recorded: dict[StepMode, Callable[[], StepStats]] = {}
         self._recorder = _Recorder(self._device)
@@ -156,7 +163,7 @@ class StaticStepper:
             return self._run(mode, pair_capacity=None)
         if mode not in self._recorded:
             self._look_at_pairs()
-            room = max(self._least_room, int(SPARE_ROOM * self._most_pairs))
+            room = max(self._least_room, int(self._spare_room * self._most_pairs))
             self._recorded[mode] = self._recorder.record(partial(self._run, mode, room))
         return self._recorded[mode]()
 
@@ -192,6 +199,7 @@ class StaticStepper:
                 ExitCode.NUMERICAL,
             )
         if state.step < until:
+            self.num_frozen += 1
             self._guard.frozen.zero_()
             self._recorded.clear()
             self._recorder.release()

@@ -1,6 +1,7 @@
 """The named terms of a step's loss, from pictures and trust weights; knows no Gaussians."""
 
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 
 import torch
@@ -68,4 +69,11 @@ def only_where_distrusted(
 
 def weighted_sum(terms: list[LossTerm]) -> Float[Tensor, ""]:
     """What is minimized."""
-    return torch.stack([term.weight * term.value for term in terms]).sum()
+    values = torch.stack([term.value for term in terms])
+    return (values * _constants(tuple(term.weight for term in terms), values.device)).sum()
+
+
+@cache
+def _constants(values: tuple[float, ...], device: torch.device) -> Float[Tensor, " T"]:
+    """Made once: the host waits for a GPU when it sends a number of its own."""
+    return torch.tensor(values, device=device)

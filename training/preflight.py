@@ -9,6 +9,7 @@ from training.branches import RenderSettings
 from training.memory import free_bytes, gaussian_bytes
 from training.photos import ViewSource
 from training.setup import Parts, masks_of, num_branches
+from training.step import StepNumbers
 
 GIGA = 1e9
 STEP_OVERHEAD = 1.5  # loss, masks and optimizer beside rendering, as a factor (measured on a CPU)
@@ -52,7 +53,9 @@ def _probe(parts: Parts, views: ViewSource) -> float:
     """Seconds of one step with as many Gaussians as there are now, from renders without masks."""
     context, state = parts.context, parts.state
     settings = RenderSettings(
-        context.background, context.config.model.sh_degree, context.config.optimization.filter
+        StepNumbers.at(state.step, context).background.to(state.result.device),
+        context.config.model.sh_degree,
+        context.config.optimization.filter,
     )
     branch = state.trained[0]
     view = views.batches(views.draw(state.step, [branch.name]))[0]

@@ -126,7 +126,6 @@ def build(
         schedule=schedule,
         scene_scale=capture.scene_scale,
         agreement_weight=agreement_weight(config),
-        background=torch.full((3,), float(config.model.white_background), device=device),
         cameras=cameras,
     )
     state = TrainState(branches)

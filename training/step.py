@@ -10,6 +10,7 @@ import torch
 from diff_gaussian_rasterization import count_step_, watch_
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from arguments.config import TrainConfig
 from gaussian_renderer import Render
@@ -45,7 +46,6 @@ class StepContext:
     schedule: Schedule
     scene_scale: float
     agreement_weight: float
-    background: Float[Tensor, "3"]
     cameras: list[Cameras]
 
 
@@ -92,8 +92,9 @@ class StepNumbers:
 
     @classmethod
     def at(cls, step: int, context: StepContext) -> "StepNumbers":
-        """Those of update number `step`; the rates are on the host."""
-        config, background = context.config, context.background
+        """Those of update number `step`, on the host."""
+        config = context.config
+        background = torch.full((3,), float(config.model.white_background))
         if config.optimization.random_background:
             background = torch.rand(3, generator=generator(config.run.seed, step, "background"))
         rates = LearningRates.at(step, config.optimization, context.schedule, context.scene_scale)
@@ -200,7 +201,7 @@ def train_step(
     return StepStats(
         loss.detach(),
         [LossTerm(t.name, t.weight, t.value.detach()) for t in terms],
-        (own[0].render.color[own[0].camera].detach() - own[0].photo).square().mean(),
+        mse_loss(own[0].render.color[own[0].camera].detach(), own[0].photo),
         own[0].weight.mean(),
     )
 
