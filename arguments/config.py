@@ -102,6 +102,10 @@ class RunConfig:
     data_device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the photos are kept; auto is where the training runs."""
 
+    cuda_graphs: Literal["auto", "off"] = "auto"
+    """auto records a step once and replays it on a GPU, where all photos have one size and are
+    kept there; off starts every operation of every step from the host."""
+
     seed: int = 0
     """All randomness follows from this number and the step."""
 

@@ -234,11 +234,11 @@ def _training_seconds(model_path: Path) -> float | None:
 
 def _true_distractor(path: Path, view: View) -> Bool[Tensor, "H W"]:
     """The scene's own mask at the size of the view; a pixel counts when half of it moves."""
-    with Image.open(path) as image:
+    with Image.open(path, formats=("PNG",)) as image:
         sized = image.convert("L").resize(view.camera.size, Image.Resampling.BOX)
     return torch.from_numpy(np.array(sized)) > 127
 
 
 def _gray(path: Path) -> UInt8[np.ndarray, "H W"]:
-    with Image.open(path) as image:
+    with Image.open(path, formats=("PNG",)) as image:
         return np.array(image.convert("L"))

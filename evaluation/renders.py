@@ -92,4 +92,4 @@ def rendered_mask_step(model_path: Path) -> int | None:
 def _save(path: Path, pixels: UInt8[np.ndarray, "..."]) -> None:
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "PNG", compress_level=4)
-    path.write_bytes(content.getvalue())
+    write_atomic(path, content.getvalue())

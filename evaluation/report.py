@@ -176,7 +176,7 @@ def _mask_row(runs: Sequence[ReportRun], stem: str) -> list[Figure]:
     truth = runs[0].config.model.source_path / TRUE_MASKS / f"{stem}.png"
     figures = [Figure(photo, f"photo {stem}")]
     if truth.is_file():
-        with Image.open(truth) as image:
+        with Image.open(truth, formats=("PNG",)) as image:
             size = (photo.shape[1], photo.shape[0])
             moving = np.array(image.convert("L").resize(size, Image.Resampling.BOX)) > 127
         figures = [Figure(overlay(photo, moving, TRUE_COLOR), f"photo {stem}, truth")]
@@ -238,7 +238,7 @@ def _pick(stems: Sequence[str], count: int) -> list[str]:
 
 
 def _read(path: Path) -> Picture:
-    with Image.open(path) as image:
+    with Image.open(path, formats=("PNG",)) as image:
         return np.array(image.convert("RGB"))
 
 

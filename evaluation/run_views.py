@@ -19,6 +19,7 @@ from masks.maskers import Masker
 from scene.capture import Capture, load_capture
 from scene.gaussians import Gaussians
 from training import checkpoint
+from training.photos import photo_sets
 from training.run import candidates_for, capture_settings
 from training.run_folder import TrainedRun, load_run
 from training.setup import BRANCH_NAMES, build_maskers, camera_batch, masks_of
@@ -73,7 +74,13 @@ class RunViews:
         """The masker's trust in a training photo, given what the model shows there."""
         color = self.color(view_id)[None]
         image = self.capture.image(view_id).to(color.device)[None].float() / 255
-        return masker(color, image, [view_id]).weight[0].cpu()
+        row = torch.tensor([self._row(view_id)], device=color.device)
+        return masker(color, image, row).weight[0].cpu()
+
+    def _row(self, view_id: int) -> int:
+        """Where a photo is among those of its size, by which a masker knows it."""
+        ids = (photos.view_ids for photos in photo_sets(self.capture))
+        return next(found.index(view_id) for found in ids if view_id in found)
 
 
 def open_views(request: RunRequest, messages: Messages) -> RunViews:
@@ -107,7 +114,7 @@ def open_masker(views: RunViews, messages: Messages) -> Masker | None:
     config = views.run.config
     kinds = masks_of(config)[0]
     candidates = candidates_for(config, views.capture, messages)
-    masker = build_maskers(config, kinds[:1], candidates)[0]
+    masker = build_maskers(config, kinds[:1], photo_sets(views.capture), candidates)[0]
     if kinds[0] != "soft":
         return masker
     path = views.run.model_path / checkpoint.FOLDER / f"step_{views.run.step:06d}.safetensors"

@@ -3,7 +3,9 @@
 Knows nothing of photos, masks or losses.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -12,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from scene.cameras import Cameras
-from scene.gaussians import Gaussians
+from scene.gaussians import Gaussians, joined
 
 Filter = Literal["mip", "classic"]
 
@@ -23,22 +25,28 @@ NEAR_PLANE = 0.2  # world units
 
 @dataclass(frozen=True)
 class Render:
-    """What the cameras of one call see.
+    """What the cameras of one call see of one set of Gaussians.
 
     Attributes:
         color: linear combination of the Gaussians' sRGB colours over the background, not clamped.
         alpha: how opaque the pixel is, in [0, 1].
-        means2d: projected centres in pixels; after backward its `grad` holds the screen gradients.
+        means2d: projected centres in pixels of all sets of the call; after backward its `grad`
+            holds the screen gradients.
         absgrad: leaf whose `grad` holds the absolute screen gradients after backward; None unless
             asked for.
         radii: extent on screen in pixels; 0 = not visible.
+        rows: where this set lies among those of the call.
+        counts: of the whole call, on the device: visible Gaussians, (Gaussian, tile) pairs, and the
+            first row that is not finite or -1.
     """
 
     color: Float[Tensor, "C H W 3"]
     alpha: Float[Tensor, "C H W"]
-    means2d: Float[Tensor, "C N 2"]
-    absgrad: Float[Tensor, "C N 2"] | None
-    radii: Int[Tensor, "C N"]
+    means2d: Float[Tensor, "C M 2"]
+    absgrad: Float[Tensor, "C M 2"] | None
+    radii: Int[Tensor, "C M"]
+    rows: slice
+    counts: Int[Tensor, "3"]
 
 
 def render(
@@ -49,6 +57,7 @@ def render(
     sh_degree: int,
     filter_2d: Filter = "mip",
     absgrad: bool = False,
+    pair_capacity: int | None = None,
 ) -> Render:
     """Render a set of Gaussians in each of the cameras, differentiable in every parameter.
 
@@ -56,26 +65,67 @@ def render(
         sh_degree: harmonics in use; higher coefficients are left out.
         filter_2d: Mip: 0.1 px variance and opacity compensation; classic: 0.3 px dilation.
         absgrad: also collect absolute screen gradients.
+        pair_capacity: room for (Gaussian, tile) pairs, so that a GPU is not waited for; with None
+            there is always enough.
     """
-    active = activate(gaussians.log_scales, gaussians.opacity_logits, gaussians.filter_3d)
+    return render_sets(
+        [gaussians],
+        cameras,
+        background,
+        sh_degree=sh_degree,
+        filter_2d=filter_2d,
+        absgrad=absgrad,
+        pair_capacity=pair_capacity,
+    )[0]
+
+
+def render_sets(
+    sets: Sequence[Gaussians],
+    cameras: Cameras,
+    background: Float[Tensor, "3"],
+    *,
+    sh_degree: int,
+    filter_2d: Filter = "mip",
+    absgrad: bool = False,
+    pair_capacity: int | None = None,
+) -> list[Render]:
+    """Render each set alone in each of the cameras, all in one call; arguments as of `render`."""
+    everyone = sets[0] if len(sets) == 1 else joined(sets)
+    active = activate(everyone.log_scales, everyone.opacity_logits, everyone.filter_3d)
+    sizes = [len(one) for one in sets]
     result = rasterization(
-        gaussians.means,
-        gaussians.quats,
+        everyone.means,
+        everyone.quats,
         active.scales,
         active.opacities,
-        (gaussians.sh0, gaussians.shN),
+        (everyone.sh0, everyone.shN),
         cameras.viewmats,
         cameras.Ks,
         cameras.width,
         cameras.height,
         sh_degree=sh_degree,
         backgrounds=background,
+        set_sizes=sizes,
         near_plane=NEAR_PLANE,
         eps2d=MIP_VARIANCE if filter_2d == "mip" else CLASSIC_VARIANCE,
         rasterize_mode="antialiased" if filter_2d == "mip" else "classic",
         absgrad=absgrad,
+        pair_capacity=pair_capacity,
     )
-    return Render(result.color, result.alpha, result.means2d, result.absgrad, result.radii)
+    ends = list(accumulate(sizes))
+    pictures = zip(result.color.unbind(), result.alpha.unbind(), sizes, ends, strict=True)
+    return [
+        Render(
+            color,
+            alpha,
+            result.means2d,
+            result.absgrad,
+            result.radii,
+            slice(end - size, end),
+            result.counts,
+        )
+        for color, alpha, size, end in pictures
+    ]
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Find distractor candidates before training: `python -m masks -s SCENE`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +11,11 @@ from arguments.cli import parse, run_command
 from arguments.messages import ExitCode, Messages, UserError
 from masks.candidates import read_candidates
 from masks.contact_sheet import Tile, write_contact_sheet
+from masks.imported import ImportSettings
 from masks.neighbors import TrackIndex
 from masks.proposals import ProposalSettings, candidate_path, propose
-from masks.segments import SegmentKind
+from masks.sam_segments import SamSettings
+from masks.segments import SegmentKind, SegmentSettings
 from scene.capture import Capture, CaptureSettings, load_capture
 
 
@@ -38,7 +40,14 @@ class MaskArguments:
     """Folder of the COLMAP model inside the scene when there are several, e.g. sparse/1."""
 
     kind: SegmentKind = "graph"
-    """Where segments come from: graph needs no download."""
+    """Where segments come from: graph needs no download; mobile_sam and sam_vit_* are Segment
+    Anything with weights that you bring; imported reads what other tools made."""
+
+    sam: SamSettings = field(default_factory=SamSettings)
+    """Segment Anything."""
+
+    imported: ImportSettings = field(default_factory=ImportSettings)
+    """Segments from files."""
 
     overwrite: bool = False
     """Make every file again, also those that are up to date."""
@@ -69,7 +78,11 @@ def find_candidates(arguments: MaskArguments, messages: Messages) -> Path:
         ),
         messages,
     )
-    settings = ProposalSettings(kind=arguments.kind)
+    settings = ProposalSettings(
+        segments=SegmentSettings(
+            kind=arguments.kind, sam=arguments.sam, imported=arguments.imported
+        )
+    )
     propose(capture, folder, settings, messages, overwrite=arguments.overwrite)
     if arguments.sheet_photos:
         path = folder / "contact_sheet.png"

@@ -77,6 +77,25 @@ def patch_waves(side: int, patch: int, count: int) -> Float[Tensor, "rows side"]
     return waves.reshape(num_patches * count, side)
 
 
+@dataclass(frozen=True)
+class _Filters:
+    """The bank for one image size on one device.
+
+    Attributes:
+        down: waves along the height, patch by patch.
+        across: waves along the width.
+        axes: from normalised RGB to the three colour axes.
+        grey: what a picture of the mean colour gives, which only constant waves see.
+        floor: the constant last feature.
+    """
+
+    down: Float[Tensor, "h_u H"]
+    across: Float[Tensor, "w_v W"]
+    axes: Float[Tensor, "3 3"]
+    grey: Float[Tensor, "3 u v"]
+    floor: Float[Tensor, ""]
+
+
 class PatchFilterBank:
     """Orthonormal patch filters: low cosine frequencies of brightness and two colour axes.
 
@@ -88,28 +107,38 @@ class PatchFilterBank:
 
     def __init__(self, settings: FeatureSettings | None = None) -> None:
         self.settings = settings or FeatureSettings()
-        self._waves: dict[tuple[int, torch.device], Float[Tensor, "rows side"]] = {}
+        self._filters: dict[tuple[int, int, torch.device], _Filters] = {}
 
     def __call__(self, image: Float[Tensor, "C H W 3"]) -> Float[Tensor, "C h w F"]:
         """Features per patch of `settings.patch` pixels, stretched to cover the image."""
-        patch, count = self.settings.patch, self.settings.frequencies
-        down, across = (self._waves_of(side, image) for side in image.shape[1:3])
-        rows = torch.matmul(down, image.flatten(2)).reshape(len(image), len(down), -1, 3)
-        waves = torch.tensordot(rows, across, dims=([2], [1]))  # [C, h * count, 3, w * count]
-        waves = waves.reshape(len(image), -1, count, 3, len(across) // count, count)
-        brightest = patch * image.new_tensor(PHOTO_MEAN)  # a patch of the mean colour
-        waves[:, :, 0, :, :, 0] -= brightest[:, None]
-        to_axes = opponent_rows().to(image) / image.new_tensor(PHOTO_STD)
-        features = torch.einsum("oc,nhucwv->nhwouv", to_axes, waves).flatten(3)
-        floor = features.new_full((*features.shape[:3], 1), self.settings.contrast_floor * patch)
-        return torch.cat([features, floor], dim=-1)
+        filters, count = self._filters_of(image), self.settings.frequencies
+        rows = torch.matmul(filters.down, image.flatten(2))  # [C, h u, W 3]
+        rows = rows.reshape(len(image), len(filters.down), -1, 3)
+        waves = torch.matmul(filters.across, rows) @ filters.axes  # [C, h u, w v, 3]
+        num_down, num_across = len(filters.down) // count, len(filters.across) // count
+        waves = waves.reshape(len(image), num_down, count, num_across, count, 3)
+        waves = waves.permute(0, 1, 3, 5, 2, 4) - filters.grey  # [C, h, w, 3, u, v]
+        floor = filters.floor.expand(*waves.shape[:3], 1)
+        return torch.cat([waves.flatten(3), floor], dim=-1)
 
-    def _waves_of(self, side: int, like: Tensor) -> Float[Tensor, "rows side"]:
-        key = (side, like.device)
-        if key not in self._waves:
-            waves = patch_waves(side, self.settings.patch, self.settings.frequencies)
-            self._waves[key] = waves.to(like)
-        return self._waves[key]
+    def _filters_of(self, image: Float[Tensor, "C H W 3"]) -> _Filters:
+        """Made once: a constant that is made in a step makes the host wait for a GPU."""
+        height, width = image.shape[1:3]
+        key = (height, width, image.device)
+        if key not in self._filters:
+            patch, count = self.settings.patch, self.settings.frequencies
+            axes = (opponent_rows() / torch.tensor(PHOTO_STD)).T
+            grey = torch.zeros(3, count, count)
+            grey[:, 0, 0] = patch * torch.tensor(PHOTO_MEAN) @ axes
+            parts = (
+                patch_waves(height, patch, count),
+                patch_waves(width, patch, count),
+                axes.contiguous(),
+                grey,
+                torch.tensor(self.settings.contrast_floor * patch),
+            )
+            self._filters[key] = _Filters(*(part.to(image) for part in parts))
+        return self._filters[key]
 
 
 @torch.no_grad()

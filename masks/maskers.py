@@ -10,10 +10,11 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
-from jaxtyping import Float
+from diff_gaussian_rasterization import adam_step_, kth_smallest
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
-from masks.candidates import Candidates, Segments
+from masks.candidates import Candidates, SegmentBank
 from masks.features import FeatureExtractor, FeatureSettings, PatchFilterBank, feature_residual
 
 MaskerKind = Literal["none", "hard", "soft"]
@@ -73,12 +74,22 @@ def paper_rule(settings: MaskerSettings) -> MaskerSettings:
 
 
 @dataclass(frozen=True)
+class PhotoSet:
+    """The training photos of one size; a masker knows them by their row in here."""
+
+    width: int
+    height: int
+    view_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class MaskResult:
     """What a masker says about a batch of views.
 
     Attributes:
         weight: trust in [0, 1], detached; 1 = may teach, 0 = distractor.
-        loss: what the masker's own parameters learn from; None when it has none.
+        loss: what the masker's own parameters learn from, mean over pixels and views; None when it
+            has none.
     """
 
     weight: Float[Tensor, "C H W"]
@@ -87,19 +98,27 @@ class MaskResult:
 
 @runtime_checkable
 class Masker(Protocol):
-    """Judges the pixels of training views; may learn and then carries state."""
+    """Judges the pixels of training views; may learn and then carries state.
+
+    Nothing in a call or an update is read back from the device, so that both can be part of a CUDA
+    graph; what is laid out once per photo size is made by the first call with photos of that size.
+    """
 
     def __call__(
         self,
         color: Float[Tensor, "C H W 3"],
         image: Float[Tensor, "C H W 3"],
-        view_ids: Sequence[int],
+        rows: Int[Tensor, " C"],
     ) -> MaskResult:
-        """Trust of each pixel of `image`, of which `color` is the present rendering."""
+        """Trust of each pixel of `image`, of which `color` is the present rendering.
+
+        Args:
+            rows: which photos of the `PhotoSet` of that size these are.
+        """
         ...
 
-    def update(self) -> None:
-        """Learn from the gradients of the last loss, if there is anything to learn."""
+    def update(self, frozen: Int[Tensor, "1"] | None = None) -> None:
+        """Learn from the gradients of the last loss, if there is any and `frozen` is not set."""
         ...
 
     def state(self) -> Mapping[str, Tensor]:
@@ -118,12 +137,12 @@ class TrustAll:
         self,
         color: Float[Tensor, "C H W 3"],  # noqa: ARG002 - the protocol's arguments
         image: Float[Tensor, "C H W 3"],
-        view_ids: Sequence[int],  # noqa: ARG002
+        rows: Int[Tensor, " C"],  # noqa: ARG002
     ) -> MaskResult:
         """Weight 1 everywhere."""
         return MaskResult(image.new_ones(image.shape[:3]))
 
-    def update(self) -> None:
+    def update(self, frozen: Int[Tensor, "1"] | None = None) -> None:
         """Nothing to learn."""
 
     def state(self) -> Mapping[str, Tensor]:
@@ -138,7 +157,7 @@ def quantile(values: Float[Tensor, "C H W"], share: float) -> Float[Tensor, "C 1
     """The value of each image that `share` of its pixels do not exceed (no interpolation)."""
     flat = values.flatten(1)
     rank = max(1, round(share * flat.shape[1]))
-    return flat.kthvalue(rank, dim=1).values[:, None, None]
+    return kth_smallest(flat, rank)[:, None, None]
 
 
 def color_residual(
@@ -152,14 +171,19 @@ USUAL_RESIDUAL = 0.1  # blur and noise of a good rendering reach this in most ph
 CLEAR_EXCESS = 0.3  # beyond the usual: another object stands there
 
 
-def trust_by_excess(residual: Float[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
-    """Full trust up to the photo's usual residual, none where it is clearly exceeded.
+def excess(residual: Float[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
+    """Distrust: 0 up to the photo's usual residual, 1 where it is clearly exceeded.
 
     A photo in another light differs as a whole; its median is then what is usual, so that half of
     it stays trusted.
     """
     usual = quantile(residual, 0.5).clamp_min(USUAL_RESIDUAL)
-    return 1.0 - ((residual - usual) / CLEAR_EXCESS).clamp(0.0, 1.0)
+    return ((residual - usual) / CLEAR_EXCESS).clamp(0.0, 1.0)
+
+
+def trust_by_excess(residual: Float[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
+    """Full trust up to the photo's usual residual, none where it is clearly exceeded."""
+    return 1.0 - excess(residual)
 
 
 def trust_by_span(residual: Float[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
@@ -179,19 +203,24 @@ class CandidateMasker(TrustAll):
     """
 
     def __init__(
-        self, settings: MaskerSettings, candidates: CandidateSource, features: FeatureExtractor
+        self,
+        settings: MaskerSettings,
+        features: FeatureExtractor,
+        photos: Sequence[PhotoSet],
+        candidates: CandidateSource,
     ) -> None:
         self._settings = settings
-        self._candidates = candidates
         self._features = features
-        self._segments: dict[int, Segments] = {}
+        self._photos = photos
+        self._candidates = candidates
+        self._banks: dict[tuple[int, int], SegmentBank] = {}
 
     @torch.no_grad()
     def __call__(
         self,
         color: Float[Tensor, "C H W 3"],
         image: Float[Tensor, "C H W 3"],
-        view_ids: Sequence[int],
+        rows: Int[Tensor, " C"],
     ) -> MaskResult:
         """0 inside distractor segments, 1 elsewhere."""
         settings = self._settings
@@ -200,54 +229,81 @@ class CandidateMasker(TrustAll):
         is_high = (by_color > quantile(by_color, settings.quantile)) & (
             by_feature > quantile(by_feature, settings.feature_quantile)
         )
-        distractors = torch.stack(
-            [
-                self._distractors(high.float(), residual, view)
-                for high, residual, view in zip(is_high, by_feature, view_ids, strict=True)
-            ]
-        )
+        weight = self._static(is_high, by_feature, rows).to(image.dtype)
         if settings.dilation:
             reach = settings.dilation
-            distractors = F.max_pool2d(distractors, 2 * reach + 1, stride=1, padding=reach)
-        return MaskResult(1.0 - distractors)
+            weight = -F.max_pool2d(-weight, 2 * reach + 1, stride=1, padding=reach)
+        return MaskResult(weight)
 
-    def _distractors(
-        self, high: Float[Tensor, "H W"], residual: Float[Tensor, "H W"], view_id: int
-    ) -> Float[Tensor, "H W"]:
-        segments = self._segments_of(view_id, high)
-        stands_out = segments.density(high) > high.mean()
-        differs = segments.density(residual) > self._settings.min_feature_residual
-        distrust = 1.0 - trust_by_excess(residual[None])[0]
-        is_certain = segments.density(distrust) > self._settings.certain_excess
-        return segments.union((stands_out & differs) | is_certain)
+    def _static(
+        self, is_high: Bool[Tensor, "C H W"], residual: Float[Tensor, "C H W"], rows: Tensor
+    ) -> Bool[Tensor, "C H W"]:
+        """The pixels of no distractor."""
+        segments = self._bank(residual).at(rows)
+        quantities = torch.stack([is_high.to(residual.dtype), residual, excess(residual)], dim=1)
+        high, differs, distrusted = segments.density(quantities).unbind(1)
+        usual = is_high.flatten(1).mean(dim=1, keepdim=True, dtype=torch.float64)
+        chosen = (high > usual) & (differs > self._settings.min_feature_residual)
+        chosen |= distrusted > self._settings.certain_excess
+        return segments.outside(chosen, is_high[0].numel()).reshape(is_high.shape)
 
-    def _segments_of(self, view_id: int, like: Float[Tensor, "H W"]) -> Segments:
-        if view_id not in self._segments:
-            labels = self._candidates(view_id).labels.to(like.device)
-            if labels.shape[1:] != like.shape:
-                raise ValueError(
-                    f"candidates of view {view_id} are {tuple(labels.shape[1:])}, "
-                    f"the image is {tuple(like.shape)}"
-                )
-            self._segments[view_id] = Segments.of(Candidates(labels))
-        return self._segments[view_id]
+    def _bank(self, like: Float[Tensor, "C H W"]) -> SegmentBank:
+        height, width = like.shape[1:]
+        if (height, width) not in self._banks:
+            found = [self._of_size(i, height, width) for i in _views_of(self._photos, like)]
+            self._banks[height, width] = SegmentBank.of(found, like.device)
+        return self._banks[height, width]
+
+    def _of_size(self, view_id: int, height: int, width: int) -> Candidates:
+        found = self._candidates(view_id)
+        if found.labels.shape[1:] != (height, width):
+            raise ValueError(
+                f"candidates of view {view_id} are {tuple(found.labels.shape[1:])}, "
+                f"the image is {(height, width)}"
+            )
+        return found
+
+
+def _views_of(photos: Sequence[PhotoSet], like: Float[Tensor, "C H W"]) -> tuple[int, ...]:
+    """The views whose photos have the size of `like`."""
+    height, width = like.shape[1:]
+    for one in photos:
+        if (one.height, one.width) == (height, width):
+            return one.view_ids
+    sizes = [(one.height, one.width) for one in photos]
+    raise ValueError(f"no training photo is {(height, width)}, there are {sizes}")
 
 
 @dataclass
 class PixelLogits:
-    """The soft mask of one photo and its optimizer: trust = sigmoid(SHARPNESS * logits)."""
+    """The soft masks of all photos of one size: trust = sigmoid(SHARPNESS * logits)."""
 
-    logits: Float[Tensor, "H W"]
-    exp_avg: Float[Tensor, "H W"]
-    exp_avg_sq: Float[Tensor, "H W"]
-    num_updates: int = 0
+    logits: Float32[Tensor, "V H W"]
+    exp_avg: Float32[Tensor, "V H W"]
+    exp_avg_sq: Float32[Tensor, "V H W"]
+    num_updates: Int[Tensor, " V"]
+
+    @classmethod
+    def fresh(cls, num_photos: int, like: Float[Tensor, "C H W"], logit: float) -> "PixelLogits":
+        """Nothing learnt yet."""
+        logits = like.new_full((num_photos, *like.shape[1:]), logit)
+        count = torch.zeros(num_photos, dtype=torch.int64, device=like.device)
+        return cls(logits, torch.zeros_like(logits), torch.zeros_like(logits), count)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Photos that the last call judged, with the logits that their gradient arrives in."""
+
+    bank: PixelLogits
+    rows: Int[Tensor, " C"]
+    logits: Float32[Tensor, "C H W"]
 
 
 class PixelwiseMasker:
     """Learns one trust value per pixel and photo from the feature residual.
 
-    The soft mask of AsymGS (arXiv 2506.03538). The memory of a photo, 12 bytes a pixel, is taken
-    when it is first drawn.
+    The soft mask of AsymGS (arXiv 2506.03538). It takes 12 bytes for each pixel of all photos.
     """
 
     SHARPNESS = 8.0  # the paper's factor inside the sigmoid
@@ -255,100 +311,129 @@ class PixelwiseMasker:
     LARGEST_LOGIT = 1.5  # beyond it a float32 sigmoid is flat and a pixel could never come back
     BETAS = (0.9, 0.999)
     EPSILON = 1e-15
+    UNBIASED_AFTER = 20_000  # updates, after which Adam's corrections are 1 in float32
     TARGETS = MappingProxyType({"excess": trust_by_excess, "minmax": trust_by_span})
 
-    def __init__(self, settings: MaskerSettings, features: FeatureExtractor) -> None:
+    def __init__(
+        self, settings: MaskerSettings, features: FeatureExtractor, photos: Sequence[PhotoSet]
+    ) -> None:
         self._settings = settings
         self._features = features
-        self._photos: dict[int, PixelLogits] = {}
-        self._drawn: set[int] = set()
+        self._photos = photos
+        self._banks: dict[tuple[int, int], PixelLogits] = {}
+        self._saved: dict[str, Tensor] = {}
+        self._drawn: list[Drawn] = []
+        self._rates = self._adam_rates()
+
+    def _adam_rates(self) -> Float32[Tensor, "U 2"]:
+        """Adam's step size and root scale of each update, the first in row 0."""
+        update = torch.arange(1, self.UNBIASED_AFTER + 1, dtype=torch.float64)
+        first, second = (1.0 - beta**update for beta in self.BETAS)
+        return torch.stack([self._settings.learning_rate / first, second.rsqrt()], dim=1).float()
 
     def __call__(
         self,
         color: Float[Tensor, "C H W 3"],
         image: Float[Tensor, "C H W 3"],
-        view_ids: Sequence[int],
+        rows: Int[Tensor, " C"],
     ) -> MaskResult:
         """The learned trust, and its distance from what the feature residual says now."""
         residual = feature_residual(color.detach(), image, self._features)
         target = self.TARGETS[self._settings.soft_target](residual)
-        photos = [self._photo(view_id, image) for view_id in view_ids]
-        self._drawn.update(view_ids)
-        weight = torch.sigmoid(self.SHARPNESS * torch.stack([p.logits for p in photos]))
+        bank = self._bank(residual)
+        logits = bank.logits[rows].requires_grad_()
+        self._drawn.append(Drawn(bank, rows, logits))
+        weight = torch.sigmoid(self.SHARPNESS * logits)
         return MaskResult(weight.detach(), (weight - target).abs().mean())
 
-    def _photo(self, view_id: int, image: Float[Tensor, "C H W 3"]) -> PixelLogits:
-        if view_id not in self._photos:
-            logits = image.new_full(image.shape[1:3], self.FIRST_LOGIT)
-            self._photos[view_id] = PixelLogits(
-                logits, torch.zeros_like(logits), torch.zeros_like(logits)
-            )
-        photo = self._photos[view_id]
-        photo.logits = photo.logits.to(image.device).requires_grad_()
-        photo.exp_avg = photo.exp_avg.to(image.device)
-        photo.exp_avg_sq = photo.exp_avg_sq.to(image.device)
-        return photo
+    def _bank(self, like: Float[Tensor, "C H W"]) -> PixelLogits:
+        height, width = like.shape[1:]
+        if (height, width) not in self._banks:
+            count = len(_views_of(self._photos, like))
+            bank = PixelLogits.fresh(count, like, self.FIRST_LOGIT)
+            self._restore(bank, f"{width}x{height}")
+            self._banks[height, width] = bank
+            self._rates = self._rates.to(like.device)
+        return self._banks[height, width]
 
     @torch.no_grad()
-    def update(self) -> None:
+    def update(self, frozen: Int[Tensor, "1"] | None = None) -> None:
         """One Adam step for the photos drawn since the last update; the others stay untouched."""
-        for view_id in sorted(self._drawn):
-            self._step(self._photos[view_id])
+        for drawn in self._drawn:
+            if drawn.logits.grad is not None:
+                self._step(drawn, drawn.logits.grad, frozen)
         self._drawn.clear()
 
-    def _step(self, photo: PixelLogits) -> None:
-        gradient = photo.logits.grad
-        if gradient is None:
-            return
-        photo.num_updates += 1
-        beta1, beta2 = self.BETAS
-        photo.exp_avg.lerp_(gradient, 1.0 - beta1)
-        photo.exp_avg_sq.mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
-        step_size = self._settings.learning_rate / (1.0 - beta1**photo.num_updates)
-        spread = (photo.exp_avg_sq / (1.0 - beta2**photo.num_updates)).sqrt_().add_(self.EPSILON)
-        photo.logits.addcdiv_(photo.exp_avg, spread, value=-step_size)
-        photo.logits.clamp_(-self.LARGEST_LOGIT, self.LARGEST_LOGIT)
-        photo.logits.grad = None
+    def _step(
+        self, drawn: Drawn, grad: Float32[Tensor, "C H W"], frozen: Int[Tensor, "1"] | None
+    ) -> None:
+        bank, rows, logits = drawn.bank, drawn.rows, drawn.logits.detach()
+        if len(rows) > 1:  # a photo that was drawn twice learns once, from both gradients
+            is_same = (rows[:, None] == rows).to(grad.dtype)
+            grad = (is_same @ grad.flatten(1)).reshape(grad.shape)
+        exp_avg, exp_avg_sq = bank.exp_avg[rows], bank.exp_avg_sq[rows]
+        count = bank.num_updates[rows]
+        adam_step_(
+            logits.unbind(),
+            grad.unbind(),
+            exp_avg.unbind(),
+            exp_avg_sq.unbind(),
+            rates=self._rates[count.clamp(max=self.UNBIASED_AFTER - 1)],
+            beta1=self.BETAS[0],
+            beta2=self.BETAS[1],
+            eps=self.EPSILON,
+            frozen=frozen,
+        )
+        logits.clamp_(-self.LARGEST_LOGIT, self.LARGEST_LOGIT)
+        bank.logits.index_copy_(0, rows, logits)
+        bank.exp_avg.index_copy_(0, rows, exp_avg)
+        bank.exp_avg_sq.index_copy_(0, rows, exp_avg_sq)
+        bank.num_updates.index_copy_(0, rows, count + 1 if frozen is None else count + 1 - frozen)
 
     def state(self) -> Mapping[str, Tensor]:
-        """Logits, both moments and the number of updates of every photo drawn so far."""
-        tensors: dict[str, Tensor] = {}
-        for view_id, photo in sorted(self._photos.items()):
-            tensors[f"logits/{view_id}"] = photo.logits.detach().clone()
-            tensors[f"exp_avg/{view_id}"] = photo.exp_avg.clone()
-            tensors[f"exp_avg_sq/{view_id}"] = photo.exp_avg_sq.clone()
-            tensors[f"num_updates/{view_id}"] = torch.tensor(photo.num_updates)
+        """Logits, both moments and the number of updates of every photo that has learnt."""
+        tensors = dict(self._saved)
+        for (height, width), bank in self._banks.items():
+            learnt = bank.num_updates.nonzero()[:, 0]
+            size = f"{width}x{height}"
+            tensors[f"rows/{size}"] = learnt
+            tensors |= {f"{name}/{size}": value[learnt] for name, value in vars(bank).items()}
         return tensors
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Forget every photo and continue from `tensors`."""
-        view_ids = [int(name.split("/")[1]) for name in tensors if name.startswith("logits/")]
-        self._photos = {
-            view_id: PixelLogits(
-                tensors[f"logits/{view_id}"].clone(),
-                tensors[f"exp_avg/{view_id}"].clone(),
-                tensors[f"exp_avg_sq/{view_id}"].clone(),
-                int(tensors[f"num_updates/{view_id}"]),
-            )
-            for view_id in view_ids
-        }
-        self._drawn = set()
+        self._saved = dict(tensors)
+        self._banks.clear()
+        self._drawn.clear()
+
+    def _restore(self, bank: PixelLogits, size: str) -> None:
+        """Take over what a checkpoint says of the photos of one size."""
+        if f"rows/{size}" not in self._saved:
+            return
+        rows = self._saved.pop(f"rows/{size}").to(bank.num_updates.device)
+        for name, value in vars(bank).items():
+            value[rows] = self._saved.pop(f"{name}/{size}").to(value.device)
 
 
 def _candidate_masker(
-    settings: MaskerSettings, features: FeatureExtractor, candidates: CandidateSource | None
+    settings: MaskerSettings,
+    features: FeatureExtractor,
+    photos: Sequence[PhotoSet],
+    candidates: CandidateSource | None,
 ) -> Masker:
     if candidates is None:
         raise ValueError("the hard masker needs candidates")
-    return CandidateMasker(settings, candidates, features)
+    return CandidateMasker(settings, features, photos, candidates)
 
 
-Builder = Callable[[MaskerSettings, FeatureExtractor, CandidateSource | None], Masker]
+Builder = Callable[
+    [MaskerSettings, FeatureExtractor, Sequence[PhotoSet], CandidateSource | None], Masker
+]
 
 MASKERS: dict[MaskerKind, Builder] = {
-    "none": lambda settings, features, candidates: TrustAll(),  # noqa: ARG005
+    "none": lambda *_: TrustAll(),
     "hard": _candidate_masker,
-    "soft": lambda settings, features, candidates: PixelwiseMasker(settings, features),  # noqa: ARG005
+    "soft": lambda settings, features, photos, _: PixelwiseMasker(settings, features, photos),
 }
 """Every kind of masker by name; a new one is a class and an entry."""
 
@@ -356,14 +441,16 @@ MASKERS: dict[MaskerKind, Builder] = {
 def build_masker(
     kind: MaskerKind,
     settings: MaskerSettings,
+    photos: Sequence[PhotoSet],
     candidates: CandidateSource | None = None,
     features: FeatureExtractor | None = None,
 ) -> Masker:
     """The masker of that kind.
 
     Args:
+        photos: all training photos, by size.
         candidates: view id to candidates at the size of its image; only `hard` asks for them.
         features: what the feature residual compares; None takes the fixed patch filters.
     """
     extractor = features if features is not None else PatchFilterBank(settings.features)
-    return MASKERS[kind](settings, extractor, candidates)
+    return MASKERS[kind](settings, extractor, photos, candidates)

@@ -16,7 +16,8 @@ from tqdm import tqdm
 from arguments.messages import ExitCode, Messages, UserError
 from masks.candidates import CandidateFile, Candidates, read_candidates, write_candidates
 from masks.neighbors import DuePoints, TrackIndex
-from masks.segments import SEGMENTERS, GraphSettings, SegmentKind
+from masks.segmenter import Photo, Segmenter, Surroundings
+from masks.segments import SegmentSettings, make_segmenter
 from masks.static_evidence import (
     EvidenceSettings,
     gather_evidence,
@@ -28,20 +29,13 @@ from scene.capture import Capture, View
 
 FORMAT = 1  # of the files; a change makes every file be made again
 
-ANNOUNCEMENT = {
-    "graph": "graph segmentation: the zero-download default",
-}
-
 
 @dataclass(frozen=True)
 class ProposalSettings:
     """How distractor candidates are found before training."""
 
-    kind: SegmentKind = "graph"
-    """Where segments come from: graph needs no download."""
-
-    graph: GraphSettings = field(default_factory=GraphSettings)
-    """The graph segmentation."""
+    segments: SegmentSettings = field(default_factory=SegmentSettings)
+    """Where segments come from."""
 
     evidence: EvidenceSettings = field(default_factory=EvidenceSettings)
     """Which segments count as static."""
@@ -110,47 +104,53 @@ def propose(
         view_ids: the views to do; None does all that train.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or the source of segments lacks what it needs.
     """
     view_ids = capture.train if view_ids is None else view_ids
+    names = [capture.views[i].name for i in view_ids]
+    segmenter = make_segmenter(settings.segments, Surroundings(names, folder, messages))
     _make_folder(folder)
-    messages.note(
-        f"candidates by {ANNOUNCEMENT[settings.kind]}; {len(view_ids)} photos -> {folder}"
-    )
+    messages.note(f"candidates by {segmenter.description}; {len(view_ids)} photos -> {folder}")
     index = TrackIndex([capture.views[i] for i in sorted({*capture.train, *view_ids})])
     num_kept = 0
     for view_id in tqdm(view_ids, desc="candidates", unit="photo", disable=messages.quiet):
         view = capture.views[view_id]
         image = capture.image(view_id).numpy()
         due = index.due(view)
-        digest = digest_of(view, image, due, settings)
+        digest = digest_of(view, image, due, f"{segmenter.identity(view.name)} {settings.evidence}")
         path = candidate_path(folder, view)
         if not overwrite and _is_current(path, digest):
             num_kept += 1
             continue
-        write_candidates(path, propose_for(view, image, due, settings, digest))
+        evidence = gather_evidence(image, view, due, settings.evidence)
+        write_candidates(
+            path, propose_for(Photo(view.name, image, evidence), segmenter, settings, digest)
+        )
     if num_kept:
         messages.note(f"candidates: {num_kept} of {len(view_ids)} photos had been done before")
     return CandidateFolder(folder, capture)
 
 
 def propose_for(
-    view: View, image: np.ndarray, due: DuePoints, settings: ProposalSettings, digest: str
+    photo: Photo, segmenter: Segmenter, settings: ProposalSettings, digest: str
 ) -> CandidateFile:
     """Candidates of one photo, with the verdict on every segment."""
-    evidence = gather_evidence(image, view, due, settings.evidence)
-    labels = SEGMENTERS[settings.kind](image, evidence, settings.graph)
-    verdicts = judge_segments(labels, evidence, settings.evidence)
+    labels = segmenter(photo)
+    verdicts = judge_segments(labels, photo.evidence, settings.evidence)
     return CandidateFile(keep_candidates(labels, verdicts), verdicts, digest)
 
 
-def digest_of(view: View, image: np.ndarray, due: DuePoints, settings: ProposalSettings) -> str:
-    """Changes when anything changes that the candidates depend on."""
+def digest_of(view: View, image: np.ndarray, due: DuePoints, rules: str) -> str:
+    """Changes when anything changes that the candidates depend on.
+
+    Args:
+        rules: how segments are made and judged, in any words.
+    """
     state = hashlib.blake2b(digest_size=16)
     for part in (image, view.keypoints, view.track_lengths, due.xy):
         state.update(f"{part.shape}{part.dtype}".encode())
         state.update(part.tobytes())
-    state.update(f"{FORMAT}{settings}".encode())
+    state.update(f"{FORMAT}{rules}".encode())
     return state.hexdigest()
 
 

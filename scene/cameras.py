@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -72,6 +72,15 @@ class Cameras:
     def __len__(self) -> int:
         """How many cameras."""
         return len(self.viewmats)
+
+    def rows(self, rows: Int[Tensor, " R"]) -> "Cameras":
+        """Those cameras, in that order; nothing is read back from the device."""
+        return Cameras(self.viewmats[rows], self.Ks[rows], self.width, self.height)
+
+    def split(self, count: int) -> list["Cameras"]:
+        """The same cameras in batches of at most `count`."""
+        parts = zip(self.viewmats.split(count), self.Ks.split(count), strict=True)
+        return [Cameras(viewmats, Ks, self.width, self.height) for viewmats, Ks in parts]
 
     def to(self, device: torch.device | str) -> "Cameras":
         """The same cameras on another device."""

@@ -1,7 +1,8 @@
 """The Gaussians that a scene is made of; knows neither cameras' photos nor how they learn."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +15,7 @@ INITIAL_OPACITY = 0.1
 FILTER_VARIANCE = 0.2  # of the 3D smoothing filter, in units of the sampling interval squared
 FILTER_MARGIN = 0.15  # a Gaussian this share of the image outside still counts as seen
 FILTER_NEAR = 0.2  # world units; nearer Gaussians are not seen
+FILTER_CHUNK = 1 << 20  # pairs of camera and Gaussian that are projected at once
 
 
 @dataclass
@@ -122,24 +124,69 @@ def smoothing_filter(means: Float[Tensor, "N 3"], cameras: list[Cameras]) -> Flo
     Gaussians that no camera sees get the largest filter of the others.
     """
     nearest = torch.full_like(means[:, 0], torch.inf)
-    focal = means.new_zeros(())
+    at_once = max(1, FILTER_CHUNK // max(len(means), 1))
     for batch in cameras:
-        for viewmat, K in zip(batch.viewmats, batch.Ks, strict=True):
-            local = means @ viewmat[:3, :3].T + viewmat[:3, 3]
-            z = local[:, 2]
-            x = local[:, 0] / z * K[0, 0] + K[0, 2]
-            y = local[:, 1] / z * K[1, 1] + K[1, 2]
-            seen = z > FILTER_NEAR
-            seen &= (x >= -FILTER_MARGIN * batch.width) & (x <= (1 + FILTER_MARGIN) * batch.width)
-            seen &= (y >= -FILTER_MARGIN * batch.height) & (y <= (1 + FILTER_MARGIN) * batch.height)
-            nearest = torch.where(seen, torch.minimum(nearest, z), nearest)
-            focal = torch.maximum(focal, K[0, 0])
+        for some in batch.split(at_once):
+            nearest = torch.minimum(nearest, _nearest_depth(means, some))
+    if not len(means) or not cameras:
+        return torch.zeros_like(nearest)
+    focal = torch.cat([batch.Ks[:, 0, 0] for batch in cameras]).amax()
     found = nearest.isfinite()
-    furthest = torch.where(found, nearest, nearest.new_zeros(())).max() if len(means) else focal
-    nearest = torch.where(found, nearest, furthest)
-    return FILTER_VARIANCE**0.5 * nearest / focal
+    furthest = torch.where(found, nearest, 0.0).amax()
+    return FILTER_VARIANCE**0.5 * torch.where(found, nearest, furthest) / focal
+
+
+def _nearest_depth(means: Float[Tensor, "N 3"], cameras: Cameras) -> Float[Tensor, " N"]:
+    """Smallest depth at which one of the cameras sees each point; infinity where none does."""
+    local = means @ cameras.viewmats[:, :3, :3].mT + cameras.viewmats[:, None, :3, 3]  # [C, N, 3]
+    x, y, z = (local @ cameras.Ks.mT).unbind(-1)  # the last row of K leaves the depth as it is
+    across, down = cameras.width, cameras.height
+    seen = z > FILTER_NEAR
+    seen &= (x >= -FILTER_MARGIN * across * z) & (x <= (1 + FILTER_MARGIN) * across * z)
+    seen &= (y >= -FILTER_MARGIN * down * z) & (y <= (1 + FILTER_MARGIN) * down * z)
+    return torch.where(seen, z, torch.inf).amin(dim=0)
 
 
 def select_rows(gaussians: Gaussians, rows: Int[Tensor, " M"]) -> Gaussians:
     """The Gaussians at `rows`, in that order; a row may come several times."""
     return gaussians.map(lambda tensor: tensor.detach()[rows])
+
+
+class _Adjacent(torch.autograd.Function):
+    """Tensors that lie one after another in memory, as one; no copy in either direction."""
+
+    @staticmethod
+    def forward(ctx: Any, *parts: Tensor) -> Tensor:
+        ctx.sizes = [len(part) for part in parts]
+        first = parts[0].detach()
+        return first.as_strided((sum(ctx.sizes), *first.shape[1:]), first.stride())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        return grads[0].contiguous().split(ctx.sizes)
+
+
+def side_by_side(sets: Sequence[Gaussians]) -> list[Gaussians]:
+    """The same sets, laid out so that `joined` need not copy them."""
+    whole = {name: torch.cat([getattr(s, name).detach() for s in sets]) for name in FIELD_NAMES}
+    parts = {name: tensor.split([len(s) for s in sets]) for name, tensor in whole.items()}
+    return [Gaussians(**{n: parts[n][i].detach() for n in FIELD_NAMES}) for i in range(len(sets))]
+
+
+def joined(sets: Sequence[Gaussians]) -> Gaussians:
+    """One set after another as one set, differentiable in each; copies what is not adjacent."""
+    return Gaussians(**{n: _joined([getattr(s, n) for s in sets]) for n in FIELD_NAMES})
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    end = parts[0].data_ptr()
+    base = parts[0].untyped_storage().data_ptr()
+    for part in parts:
+        shares = part.untyped_storage().data_ptr() == base and part.is_contiguous()
+        if not shares or part.data_ptr() != end:
+            return torch.cat(parts)
+        end += part.numel() * part.element_size()
+    return _Adjacent.apply(*parts)  # type: ignore[no-untyped-call]
+
+
+FIELD_NAMES = tuple(field.name for field in fields(Gaussians))

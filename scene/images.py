@@ -16,7 +16,11 @@ from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".mpo")
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError)
+# What Pillow and what it calls raise for damaged files, such as a TIFF without its tags.
+DECODE_ERRORS = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError),
+    *(TypeError, KeyError, OverflowError),
+)
 
 WIDEST_BY_DEFAULT = 1600
 FACTORS = (1, 2, 4, 8)

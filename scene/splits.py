@@ -191,7 +191,7 @@ def _load_json(path: Path) -> dict[str, object]:
     """
     try:
         loaded = json.loads(_read(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path.name} is not valid JSON ({error}); save it again") from error
     if not isinstance(loaded, dict):
         raise UserError(f"{path.name} holds a {type(loaded).__name__}, expected an object")

@@ -1,19 +1,22 @@
 #!/usr/bin/env bash
 # Makes .venv with everything that twinsplat needs; does nothing when it is up to date.
-#   scripts/setup.sh          with CUDA where torch finds a GPU, else for the CPU
+#   scripts/setup.sh          for the GPU where there is an NVIDIA GPU, else for the CPU
 #   scripts/setup.sh --cpu    for the CPU even if there is a GPU
+#   scripts/setup.sh --cuda   for the GPU even if there is none here, as on a login node
 #   scripts/setup.sh --dev    with the tools of the tests and linters too
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-TORCH="torch==2.13.0"
-cpu=0
-dev=0
+TORCH=2.13.0
+CPU_WHEELS=https://download.pytorch.org/whl/cpu
+kind=${TWINSPLAT_CPU_ONLY:+cpu}
+level=run
 for argument in "$@"; do
   case "$argument" in
-    --cpu) cpu=1 ;;
-    --dev) dev=1 ;;
-    *) echo "error: unknown option '$argument'; use --cpu or --dev" >&2; exit 2 ;;
+    --cpu) kind=cpu ;;
+    --cuda) kind=cuda ;;
+    --dev) level=dev ;;
+    *) echo "error: unknown option '$argument'; use --cpu, --cuda or --dev" >&2; exit 2 ;;
   esac
 done
 
@@ -27,45 +30,71 @@ if ! command -v "${CXX:-g++}" >/dev/null; then
   exit 4
 fi
 
+# An environment keeps its tools, and one made for the GPU stays so where the disk is shared with
+# machines that have none.
+old_stamp="" old_level="" old_kind=""
+if [ -f .venv/stamp ]; then read -r old_stamp old_level old_kind < .venv/stamp; fi
+if [ "$old_level" = dev ]; then level=dev; fi
+has_gpu=0
+if nvidia-smi -L >/dev/null 2>&1; then has_gpu=1; fi
+if [ -z "$kind" ]; then
+  kind=cpu
+  if [ "$has_gpu" = 1 ] || [ "$old_kind" = cuda ]; then kind=cuda; fi
+fi
+
 # What the environment is made from; the same text means there is nothing to do.
 recipe() {
   "$python" --version
-  echo "$TORCH cpu=$cpu"
+  echo "torch $TORCH for $kind"
   cat pyproject.toml scripts/setup.sh
   find submodules -type f \( -name '*.py' -o -name '*.toml' -o -name '*.cpp' -o -name '*.h' \
     -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh' \) -not -path '*/build/*' -print0 |
     sort -z | xargs -0 cat
 }
 stamp=$(recipe | sha256sum | cut -d' ' -f1)
-level=$([ "$dev" = 1 ] && echo dev || echo run)
-if [ -f .venv/stamp ]; then
-  read -r old_stamp old_level < .venv/stamp
-  if [ "$old_stamp" = "$stamp" ] && { [ "$old_level" = dev ] || [ "$level" = run ]; }; then
-    exit 0
-  fi
-  if [ "$old_level" = dev ]; then dev=1 level=dev; fi
-fi
+if [ "$old_stamp" = "$stamp" ] && [ "$old_level" = "$level" ]; then exit 0; fi
 
-# A torch that already sees the GPU is taken as it is; a CPU machine gets a pinned one.
-if [ ! -x .venv/bin/python ]; then
-  if [ "$cpu" = 0 ] && "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
+py=.venv/bin/python
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+install() { "$py" -m pip install -q "$@" 2> >(grep -vE '^WARNING: (Location|Retrying)' >&2); }
+holds() { "$1" -W ignore -c "import sys, torch; sys.exit(not ($2))" 2>/dev/null; }
+echo "setup: installing into .venv (a few minutes the first time)" >&2
+if [ ! -x "$py" ]; then
+  # A torch that already sees the GPU is taken as it is.
+  if [ "$kind" = cuda ] && holds "$python" "torch.cuda.is_available()"; then
     "$python" -m venv --system-site-packages .venv
   else
     "$python" -m venv .venv
   fi
 fi
-py=.venv/bin/python
-export PIP_DISABLE_PIP_VERSION_CHECK=1
-echo "setup: installing into .venv (a few minutes the first time)" >&2
-"$py" -W ignore -c 'import torch' 2>/dev/null || "$py" -m pip install -q "$TORCH" 2> >(grep -v '^WARNING: Location' >&2)
-"$py" -m pip install -q "pip>=25.1" "setuptools>=77" wheel ninja 2> >(grep -v '^WARNING: Location' >&2)
+if [ "$kind" = cuda ]; then
+  # `===` means the wheel with CUDA, also where 2.13.0+cpu is on offer.
+  holds "$py" "torch.version.cuda" || install "torch===$TORCH"
+  if [ "$has_gpu" = 1 ] && ! holds "$py" "torch.cuda.is_available()"; then
+    release=$("$py" -W ignore -c 'import torch; print(torch.version.cuda)')
+    echo "error: torch for CUDA $release sees no GPU, though nvidia-smi does: update the driver to one" \
+      "of CUDA $release or newer (nvidia-smi names its own), or use --cpu" >&2
+    exit 4
+  fi
+else
+  holds "$py" "True" || install --retries 1 --extra-index-url "$CPU_WHEELS" "torch==$TORCH"
+  export TWINSPLAT_CPU_ONLY=1
+fi
+install "pip>=25.1" "setuptools>=77" wheel ninja
+# Where the machine has no compiler that fits, the one of the release that torch was built with.
+toolkit() { "$py" -W ignore submodules/diff-gaussian-rasterization/toolkit.py; }
+if [ "$kind" = cuda ] && ! toolkit >/dev/null 2>&1; then
+  release=$("$py" -c 'from importlib.metadata import version; print(version("cuda-toolkit"))' \
+    2>/dev/null || true)
+  if [ -n "$release" ]; then install "cuda-toolkit[nvcc,crt,nvvm,cccl]==$release"; fi
+  toolkit >/dev/null || exit 4
+fi
 # Nothing that follows may replace torch.
 "$py" -W ignore -c 'import torch; print("torch==" + torch.__version__.split("+")[0])' > .venv/constraints.txt
 before=$("$py" -W ignore -c 'import torch; print(torch.__version__)')
 groups=()
-if [ "$dev" = 1 ]; then groups=(--group dev); fi
-"$py" -m pip install -q -c .venv/constraints.txt ".[log]" "${groups[@]}" 2> >(grep -v '^WARNING: Location' >&2)
-if [ "$cpu" = 1 ]; then export TWINSPLAT_CPU_ONLY=1; fi
+if [ "$level" = dev ]; then groups=(--group dev); fi
+install -c .venv/constraints.txt ".[log]" "${groups[@]}"
 PYTHONWARNINGS=ignore "$py" -m pip install -q --no-build-isolation --no-deps \
   -e submodules/simple-knn -e submodules/diff-gaussian-rasterization
 after=$("$py" -W ignore -c 'import torch; print(torch.__version__)')
@@ -73,6 +102,6 @@ if [ "$before" != "$after" ]; then
   echo "error: installing replaced torch $before by $after; remove .venv and report this" >&2
   exit 4
 fi
-"$py" -c 'import diff_gaussian_rasterization, simple_knn'
-echo "$stamp $level" > .venv/stamp
-echo "setup: ready, torch $after" >&2
+"$py" -W ignore -c 'import diff_gaussian_rasterization, simple_knn'
+echo "$stamp $level $kind" > .venv/stamp
+echo "setup: ready, torch $after, for the $kind" >&2

@@ -4,89 +4,51 @@ A trained branch has an optimizer, a growth strategy and its own masks; a proxy 
 averages another one. Knows nothing of photos or losses.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from gaussian_renderer import Filter, Render, render
+from gaussian_renderer import Filter, Render, render, render_sets
 from masks.maskers import Masker
 from scene.cameras import Cameras
 from scene.gaussians import Gaussians, select_rows, smoothing_filter
 from training.densification import GrowthState, Strategy
-from training.optimizers import GaussianAdam, LearningRates
-from training.rows import RowMap, edited
+from training.optimizers import Follower, GaussianAdam
+from training.rows import RowMap, edited, morton_order
 
 
 @dataclass(frozen=True)
 class RenderSettings:
-    """How a step renders."""
+    """How a step renders.
+
+    Attributes:
+        pair_capacity: room for the renderer's lists; None is as much as they need.
+    """
 
     background: Float[Tensor, "3"]
     sh_degree: int
     filter_2d: Filter
+    pair_capacity: int | None = None
 
 
 @dataclass(frozen=True)
-class BranchView:
-    """One view as one branch renders it.
+class Update:
+    """How a branch learns from the gradients of a step.
 
     Attributes:
-        color: the picture, with its gradient.
-        render: the call that it came from.
-        row: which camera of that call.
+        rates: Adam's, on the device.
+        turn: which of its masks the branch has used.
+        observes: growth statistics are still wanted.
+        frozen: where it is set on the device, nothing changes.
     """
 
-    color: Float[Tensor, "1 H W 3"]
-    render: Render
-    row: int
-
-
-def render_views(
-    gaussians: Gaussians, cameras: list[Cameras], settings: RenderSettings, *, absgrad: bool
-) -> list[BranchView]:
-    """Each camera's view; cameras of one size share a call."""
-    views: dict[int, BranchView] = {}
-    sizes = {(camera.width, camera.height): None for camera in cameras}
-    for width, height in sizes:
-        rows = [i for i, c in enumerate(cameras) if (c.width, c.height) == (width, height)]
-        batch = Cameras(
-            torch.cat([cameras[i].viewmats for i in rows]),
-            torch.cat([cameras[i].Ks for i in rows]),
-            width,
-            height,
-        )
-        result = render(
-            gaussians,
-            batch,
-            settings.background,
-            sh_degree=settings.sh_degree,
-            filter_2d=settings.filter_2d,
-            absgrad=absgrad,
-        )
-        colors = result.color.split(1)
-        views |= {i: BranchView(colors[row], result, row) for row, i in enumerate(rows)}
-    return [views[i] for i in range(len(cameras))]
-
-
-@dataclass(frozen=True)
-class UpdateContext:
-    """What a branch needs to know to learn from a step.
-
-    Attributes:
-        step: updates done before this one.
-        rates: learning rates of this update.
-        cameras: of all training views, for the 3D filter.
-        renew_filter: the filter is due though nothing grew.
-        seed: of the run.
-    """
-
-    step: int
-    rates: LearningRates
-    cameras: list[Cameras]
-    renew_filter: bool
-    generator: torch.Generator
+    rates: Float[Tensor, "P 2"]
+    turn: int
+    observes: bool
+    frozen: Int[Tensor, "1"] | None
 
 
 @dataclass
@@ -96,6 +58,7 @@ class TrainedBranch:
     Attributes:
         maskers: used in turn, one a step.
         has_filter: the 3D smoothing filter is in use.
+        proxy: the branch that averages this one.
     """
 
     name: str
@@ -105,46 +68,58 @@ class TrainedBranch:
     growth: GrowthState
     maskers: tuple[Masker, ...]
     has_filter: bool
-    followers: list["ProxyBranch"] = field(default_factory=list)
+    proxy: "ProxyBranch | None" = None
 
-    def render(self, cameras: list[Cameras], settings: RenderSettings) -> list[BranchView]:
+    def render(self, cameras: Cameras, settings: RenderSettings) -> Render:
         """The views with gradients."""
-        return render_views(self.gaussians, cameras, settings, absgrad=self.strategy.needs_absgrad)
+        return render_trained([self], cameras, settings)[0]
 
-    def masker_at(self, step: int) -> Masker:
-        """The mask whose turn it is."""
-        return self.maskers[step % len(self.maskers)]
+    def learn(self, own: Render, camera: int, update: Update) -> None:
+        """Learn from the gradients of a step: statistics, optimizer, average, mask.
 
-    def update(self, own: BranchView, context: UpdateContext) -> None:
-        """Learn from the gradients of a step: statistics, optimizer, growth when due."""
-        done = context.step + 1
-        refinement = self.strategy.step_post_backward(
-            self.growth, self.gaussians, own.render, own.row, done
+        Args:
+            own: the render with the branch's own view.
+            camera: which camera of that render it is.
+        """
+        if update.observes:
+            self.strategy.step_post_backward(self.growth, own, camera, update.frozen)
+        proxy = self.proxy
+        self.optimizer.step(
+            self.gaussians,
+            update.rates,
+            follower=None if proxy is None else Follower(proxy.gaussians, proxy.decay),
+            frozen=update.frozen,
         )
-        self.optimizer.step(self.gaussians, context.rates)
-        self.masker_at(context.step).update()
-        for proxy in self.followers:
-            proxy.average(self.gaussians)
+        self.maskers[update.turn].update(update.frozen)
+
+    def refine(self, step: int, generator: torch.Generator) -> bool:
+        """Grow and prune when due after `step` updates; True when the rows are others now."""
+        refinement = self.strategy.refine(self.growth, self.gaussians, step)
         if refinement.plan is not None:
-            self._edit(refinement.plan.row_map(), context.generator)
+            self._edit(refinement.plan.row_map(), generator)
         if refinement.opacity_ceiling is not None:
             self._lower_opacities(refinement.opacity_ceiling)
-        if refinement.plan is not None or context.renew_filter:
-            self.renew_filter(context.cameras)
+        return refinement.plan is not None
 
+    @torch.no_grad()
     def renew_filter(self, cameras: list[Cameras]) -> None:
-        """Fit the 3D filter to where the Gaussians are now."""
+        """Fit the 3D filter to where the Gaussians are now, in place."""
         if self.has_filter:
-            self.gaussians.filter_3d = smoothing_filter(self.gaussians.means.detach(), cameras)
-        for proxy in self.followers:
-            proxy.gaussians.filter_3d = self.gaussians.filter_3d.clone()
+            self.gaussians.filter_3d.copy_(smoothing_filter(self.gaussians.means, cameras))
+        if self.proxy is not None:
+            self.proxy.gaussians.filter_3d.copy_(self.gaussians.filter_3d)
 
     def _edit(self, rows: RowMap, generator: torch.Generator) -> None:
-        self.gaussians = edited(self.gaussians, rows, generator).requires_grad_()
-        self.optimizer.follow(rows)
+        self._follow(rows, edited(self.gaussians, rows, generator))
+        order = RowMap.reordering(morton_order(self.gaussians.means.detach()))
+        self._follow(order, select_rows(self.gaussians, order.source))
         self.growth = self.strategy.initialize_state(self.gaussians)
-        for proxy in self.followers:
-            proxy.follow(rows, self.gaussians)
+
+    def _follow(self, rows: RowMap, gaussians: Gaussians) -> None:
+        self.gaussians = gaussians.requires_grad_()
+        self.optimizer.follow(rows)
+        if self.proxy is not None:
+            self.proxy.follow(rows, gaussians)
 
     @torch.no_grad()
     def _lower_opacities(self, ceiling: float) -> None:
@@ -166,17 +141,16 @@ class ProxyBranch:
     decay: float
 
     @torch.no_grad()
-    def render(self, cameras: list[Cameras], settings: RenderSettings) -> list[BranchView]:
+    def render(self, cameras: Cameras, settings: RenderSettings) -> Render:
         """The views, detached."""
-        return render_views(self.gaussians, cameras, settings, absgrad=False)
-
-    @torch.no_grad()
-    def average(self, live: Gaussians) -> None:
-        """Move towards the branch that is averaged."""
-        for (_, mine), (_, theirs) in zip(
-            self.gaussians.parameters(), live.parameters(), strict=True
-        ):
-            mine.lerp_(theirs, 1 - self.decay)
+        return render(
+            self.gaussians,
+            cameras,
+            settings.background,
+            sh_degree=settings.sh_degree,
+            filter_2d=settings.filter_2d,
+            pair_capacity=settings.pair_capacity,
+        )
 
     @torch.no_grad()
     def follow(self, rows: RowMap, live: Gaussians) -> None:
@@ -188,3 +162,31 @@ class ProxyBranch:
 
 
 Branch = TrainedBranch | ProxyBranch
+
+
+def render_trained(
+    branches: Sequence[TrainedBranch], cameras: Cameras, settings: RenderSettings
+) -> list[Render]:
+    """The same views of several trained branches in one call, with gradients."""
+    return render_sets(
+        [branch.gaussians for branch in branches],
+        cameras,
+        settings.background,
+        sh_degree=settings.sh_degree,
+        filter_2d=settings.filter_2d,
+        absgrad=any(branch.strategy.needs_absgrad for branch in branches),
+        pair_capacity=settings.pair_capacity,
+    )
+
+
+def render_branches(
+    branches: Sequence[Branch], cameras: Cameras, settings: RenderSettings
+) -> list[Render]:
+    """The same views of every branch, trained ones first: the one place that says how.
+
+    A proxy has a call of its own, with lists of its own: that is exact.
+    """
+    trained = [branch for branch in branches if isinstance(branch, TrainedBranch)]
+    proxies = [branch for branch in branches if isinstance(branch, ProxyBranch)]
+    seen = render_trained(trained, cameras, settings)
+    return seen + [proxy.render(cameras, settings) for proxy in proxies]

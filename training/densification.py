@@ -1,4 +1,4 @@
-"""Which Gaussians grow and which go: strategies with the three hooks that gsplat users know.
+"""Which Gaussians grow and which go: strategies with the hooks that gsplat users know.
 
 A strategy only says what should happen (a `Refinement`); the branch carries it out on every
 tensor that has a row per Gaussian.
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from diff_gaussian_rasterization import kth_smallest, observe_
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from arguments.config import DensificationConfig, StrategyName
@@ -70,13 +71,13 @@ class Strategy(Protocol):
         ...
 
     def step_post_backward(
-        self, state: GrowthState, gaussians: Gaussians, render: Render, row: int, step: int
-    ) -> Refinement:
-        """Called after backward: note the gradients of camera `row`, refine when due.
+        self, state: GrowthState, render: Render, camera: int, frozen: Int[Tensor, "1"] | None
+    ) -> None:
+        """Called after backward: note the gradients of one camera, unless `frozen` is set."""
+        ...
 
-        Args:
-            step: updates done, this one included.
-        """
+    def refine(self, state: GrowthState, gaussians: Gaussians, step: int) -> Refinement:
+        """Called between steps: what should change after `step` updates."""
         ...
 
 
@@ -105,29 +106,35 @@ class GradientStrategy:
 
     @torch.no_grad()
     def step_post_backward(
-        self, state: GrowthState, gaussians: Gaussians, render: Render, row: int, step: int
-    ) -> Refinement:
-        """Note the gradients; at the end of an interval say what grows and what goes."""
-        if step < self.schedule.grow_until:
-            self._observe(state, render, row)
+        self, state: GrowthState, render: Render, camera: int, frozen: Int[Tensor, "1"] | None
+    ) -> None:
+        """Note the gradients of one camera."""
+        grad = render.means2d.grad
+        if grad is None:  # nothing in view has a gradient
+            return
+        _, height, width, _ = render.color.shape
+        absgrad = None if render.absgrad is None else render.absgrad.grad
+        observe_(
+            state.grad_sum,
+            None if absgrad is None else state.absgrad_sum,
+            state.count,
+            grad[camera, render.rows],
+            None if absgrad is None else absgrad[camera, render.rows],
+            render.radii[camera, render.rows],
+            width,
+            height,
+            frozen,
+        )
+
+    @torch.no_grad()
+    def refine(self, state: GrowthState, gaussians: Gaussians, step: int) -> Refinement:
+        """At the end of an interval, what grows and what goes."""
         ceiling = None
         if self.schedule.resets_at(step):
             ceiling = RESET_FACTOR * self.config.prune_opacity
         if not self.schedule.grows_at(step):
             return Refinement(None, ceiling) if ceiling else NOTHING
         return Refinement(self._plan(state, gaussians, step), ceiling)
-
-    def _observe(self, state: GrowthState, render: Render, row: int) -> None:
-        grad = render.means2d.grad
-        if grad is None:  # nothing in view has a gradient
-            return
-        _, height, width, _ = render.color.shape
-        half = grad.new_tensor([width / 2, height / 2])
-        visible = render.radii[row] > 0
-        state.count += visible
-        state.grad_sum += (grad[row] * half).norm(dim=-1) * visible
-        if render.absgrad is not None and render.absgrad.grad is not None:
-            state.absgrad_sum += (render.absgrad.grad[row] * half).norm(dim=-1) * visible
 
     def _plan(self, state: GrowthState, gaussians: Gaussians, step: int) -> EditPlan:
         seen = state.count.clamp_min(1)
@@ -151,7 +158,7 @@ class GradientStrategy:
 
 def nth_largest(values: Float[Tensor, " N"], n: int) -> Float[Tensor, ""]:
     """The value that `n` of the values reach or pass, ties aside."""
-    return values.kthvalue(len(values) - n + 1).values
+    return kth_smallest(values[None], len(values) - n + 1)[0]
 
 
 def within_cap(

@@ -1,4 +1,4 @@
-"""The loop: draw views, step, save, report; it decides when, functions elsewhere decide what."""
+"""The loop: step, save, report; it decides when, functions elsewhere decide what."""
 
 import signal
 import sys
@@ -14,13 +14,13 @@ from tqdm import tqdm
 
 from arguments.config import TrainConfig
 from arguments.messages import ExitCode, Messages, UserError
-from scene.capture import Capture
 from scene.gaussians import Gaussians
 from training import checkpoint
-from training.randomness import pick
+from training.graph import choose_stepper
+from training.photos import ViewSource
 from training.run_folder import RunRecord, export
-from training.setup import Parts, camera_batch
-from training.step import StepStats, TrainView, train_step
+from training.setup import Parts
+from training.step import StepStats
 
 REPORT_EVERY = 20  # steps between two looks at the loss, each of which waits for the device
 # What ends a run after the step in progress, and the exit code; job queues announce an end by USR1.
@@ -97,35 +97,6 @@ class Hooks:
     measure: Callable[[Gaussians], float]
 
 
-class ViewSource:
-    """The training photos on the device; which one comes when follows from seed and step."""
-
-    def __init__(self, capture: Capture, config: TrainConfig, device: torch.device) -> None:
-        self._capture, self._config, self._device = capture, config, device
-        kept = config.run.data_device
-        self._store = device if kept == "auto" else torch.device(kept)
-        self._images = {
-            view_id: capture.image(view_id).to(self._store) for view_id in capture.train
-        }
-        self._cameras = {i: camera_batch(capture, i, device) for i in capture.train}
-
-    def draw(self, step: int, names: list[str]) -> list[TrainView]:
-        """One view for each branch, independently, uniformly, with replacement."""
-        train, seed = self._capture.train, self._config.run.seed
-        return [self.view(train[pick(seed, step, f"view/{name}", len(train))]) for name in names]
-
-    def view(self, view_id: int) -> TrainView:
-        """A training view, its photo as sRGB in [0, 1]."""
-        image = self._images[view_id].to(self._device)[None].float() / 255
-        trust = self._capture.mask(view_id)
-        return TrainView(
-            view_id,
-            self._cameras[view_id],
-            image,
-            None if trust is None else trust.to(self._device),
-        )
-
-
 @dataclass
 class Run:
     """A run in progress: what it works on and what it has to say."""
@@ -150,21 +121,42 @@ class Run:
             UserError: the loss is no number any more.
         """
         state, last = self.parts.state, self.config.run.iterations
-        names = [branch.name for branch in state.trained]
+        stepper = choose_stepper(state, self.views, self.parts.context, self.messages)
         bar = tqdm(
             total=last, initial=state.step, disable=self.config.run.quiet, unit="it", smoothing=0.05
         )
         with bar, stop_requests() as request:
             while state.step < last:
-                began = time.perf_counter()
-                stats = train_step(state, self.views.draw(state.step, names), self.parts.context)
+                began, first = time.perf_counter(), state.step
+                stats = stepper.advance(self._next_stop(stepper.stride))
                 if state.step % REPORT_EVERY == 0 or state.step == last:
                     self._report(stats, bar)
                 self.record.seconds += time.perf_counter() - began
-                bar.update()
+                bar.update(state.step - first)
                 self._save_when_due(bar)
                 if request.number is not None:
                     raise self._stop(request.number)
+
+    def _next_stop(self, stride: int) -> int:
+        """How far steps may run before the host has something to do."""
+        step = self.parts.state.step
+        return next(
+            s for s in range(step + 1, step + stride + 1) if s == step + stride or self._stops_at(s)
+        )
+
+    def _stops_at(self, step: int) -> bool:
+        run = self.config.run
+        return (
+            step in (run.iterations, *run.save_iterations, *run.test_iterations)
+            or step % REPORT_EVERY == 0
+            or self._saves_at(step)
+            or self.parts.context.schedule.refines_at(step)
+        )
+
+    def _saves_at(self, step: int) -> bool:
+        run = self.config.run
+        every = run.checkpoint_every
+        return bool(every and step % every == 0) or step in run.checkpoint_iterations
 
     def _report(self, stats: StepStats, bar: tqdm) -> None:
         state = self.parts.state
@@ -184,8 +176,7 @@ class Run:
 
     def _save_when_due(self, bar: tqdm) -> None:
         step, run = self.parts.state.step, self.config.run
-        every = run.checkpoint_every
-        if (every and step % every == 0) or step in run.checkpoint_iterations:
+        if self._saves_at(step):
             self.save()
         if step in run.save_iterations and step != run.iterations:
             export(self.model_path, self.parts.state.result, step)

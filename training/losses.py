@@ -1,17 +1,24 @@
 """The named terms of a step's loss, from pictures and trust weights; knows no Gaussians."""
 
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 
 import torch
 from diff_gaussian_rasterization import photometric_loss
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.nn.functional import l1_loss
 
 
 @dataclass(frozen=True)
 class LossTerm:
-    """One scalar of the loss: `color/a`, `agreement`, `mask/b` and so on."""
+    """One scalar of the loss: `color/a`, `agreement`, `mask/b` and so on.
+
+    Attributes:
+        weight: what the loss multiplies it with, the number of its views included.
+        value: mean over views and pixels.
+    """
 
     name: str
     weight: float
@@ -20,14 +27,14 @@ class LossTerm:
 
 def color_term(
     name: str,
-    color: Float[Tensor, "1 H W 3"],
-    image: Float[Tensor, "1 H W 3"],
-    weight: Float[Tensor, "1 H W"],
+    color: Float[Tensor, "C H W 3"],
+    image: UInt8[Tensor, "C H W 3"],
+    weight: Float[Tensor, "C H W"],
     lambda_dssim: float,
     *,
     composite: bool,
 ) -> LossTerm:
-    """Colour and structure error of a branch at its own view, learnt from trusted pixels only.
+    """Colour and structure error of a branch at some views, learnt from trusted pixels only.
 
     The weight scales gradients and nothing else: the value, and the SSIM windows beside a
     distractor, see the whole picture (arXiv 2506.03538, X = M R + (1 - M) sg(R)).
@@ -36,33 +43,37 @@ def color_term(
         composite: compare distrusted pixels with the render itself, so that neither the value nor
             a window beside them sees the distractor.
     """
-    if composite:
-        image = torch.lerp(color.detach(), image, weight[..., None])
-    value = photometric_loss(color, image, lambda_dssim=lambda_dssim, gradient_weight=weight)
-    return LossTerm(f"color/{name}", 1.0, value)
+    value = photometric_loss(
+        color, image, lambda_dssim=lambda_dssim, gradient_weight=weight, composite=composite
+    )
+    return LossTerm(f"color/{name}", float(len(color)), value)
 
 
-def agreement_term(pictures: list[list[Float[Tensor, "1 H W 3"]]], weight: float) -> LossTerm:
+def agreement_term(pictures: list[Float[Tensor, "C H W 3"]], weight: float) -> LossTerm:
     """Mean absolute difference of every two branches, summed over the views; unmasked.
 
     Args:
-        pictures: for each branch, its picture of each view.
+        pictures: of each branch, all of the same views.
     """
-    gaps = [
-        (mine - theirs).abs().mean()
-        for first, second in combinations(pictures, 2)
-        for mine, theirs in zip(first, second, strict=True)
-    ]
-    return LossTerm("agreement", weight, torch.stack(gaps).sum())
+    gaps = [l1_loss(mine, theirs) for mine, theirs in combinations(pictures, 2)]
+    value = gaps[0] if len(gaps) == 1 else torch.stack(gaps).sum()
+    return LossTerm("agreement", weight * len(pictures[0]), value)
 
 
 def only_where_distrusted(
-    color: Float[Tensor, "1 H W 3"], weight: Float[Tensor, "1 H W"]
-) -> Float[Tensor, "1 H W 3"]:
+    color: Float[Tensor, "C H W 3"], weight: Float[Tensor, "C H W"]
+) -> Float[Tensor, "C H W 3"]:
     """The same picture, whose gradient is scaled by how little its photo is trusted."""
     return torch.lerp(color.detach(), color, 1 - weight[..., None])
 
 
 def weighted_sum(terms: list[LossTerm]) -> Float[Tensor, ""]:
     """What is minimized."""
-    return torch.stack([term.weight * term.value for term in terms]).sum()
+    values = torch.stack([term.value for term in terms])
+    return (values * _constants(tuple(term.weight for term in terms), values.device)).sum()
+
+
+@cache
+def _constants(values: tuple[float, ...], device: torch.device) -> Float[Tensor, " T"]:
+    """Made once: the host waits for a GPU when it sends a number of its own."""
+    return torch.tensor(values, device=device)

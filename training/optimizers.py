@@ -1,4 +1,4 @@
-"""Adam over the tensors of one Gaussian set, and the learning rates of each step.
+"""Adam over the tensors of one Gaussian set, with its running average, and the learning rates.
 
 Knows nothing of losses; rows are edited through training/rows.py.
 """
@@ -6,11 +6,12 @@ Knows nothing of losses; rows are edited through training/rows.py.
 from dataclasses import dataclass, fields
 
 import torch
-from diff_gaussian_rasterization import adam_step_
+from diff_gaussian_rasterization import adam_rates, adam_step_
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from arguments.config import OptimizationConfig
-from scene.gaussians import Gaussians
+from scene.gaussians import FIELD_NAMES, Gaussians
 from training.rows import RowMap
 from training.schedule import Schedule, log_linear
 
@@ -45,6 +46,18 @@ class LearningRates:
             shN=config.feature_lr / REST_DIVISOR,
         )
 
+    def at_update(self, number: int) -> Float[Tensor, "P 2"]:
+        """What Adam needs of them at update `number`, counted from 1: a row for each parameter."""
+        return adam_rates([getattr(self, name) for name in PARAMETERS], number)
+
+
+@dataclass(frozen=True)
+class Follower:
+    """A running average that moves with the parameters: E <- decay E + (1 - decay) P."""
+
+    gaussians: Gaussians
+    decay: float
+
 
 class GaussianAdam:
     """Adam (arXiv 1412.6980) with one pair of moments per parameter tensor.
@@ -53,28 +66,46 @@ class GaussianAdam:
     """
 
     def __init__(self, gaussians: Gaussians) -> None:
-        self.num_updates = 0
         self.exp_avg = {name: torch.zeros_like(p) for name, p in gaussians.parameters()}
         self.exp_avg_sq = {name: torch.zeros_like(p) for name, p in gaussians.parameters()}
 
     @torch.no_grad()
-    def step(self, gaussians: Gaussians, rates: LearningRates) -> None:
+    def step(
+        self,
+        gaussians: Gaussians,
+        rates: Float[Tensor, "P 2"],
+        *,
+        follower: Follower | None = None,
+        frozen: Int[Tensor, "1"] | None = None,
+    ) -> None:
         """One update from the gradients that the parameters hold; the gradients are dropped.
 
         A parameter without a gradient has taken no part in the step and keeps its value.
+
+        Args:
+            rates: of `LearningRates.at_update`, on the device.
+            follower: averaged in the same pass.
+            frozen: where it is set, nothing changes.
         """
-        self.num_updates += 1
-        learning = [(name, p, p.grad) for name, p in gaussians.parameters() if p.grad is not None]
-        names = [name for name, _, _ in learning]
+        learning = [
+            (row, name)
+            for row, name in enumerate(PARAMETERS)
+            if getattr(gaussians, name).grad is not None
+        ]
+        names = [name for _, name in learning]
+        params = [getattr(gaussians, name) for name in names]
+        is_whole = len(names) == len(PARAMETERS)
         adam_step_(
-            [p for _, p, _ in learning],
-            [grad for _, _, grad in learning],
+            params,
+            [p.grad for p in params],
             [self.exp_avg[name] for name in names],
             [self.exp_avg_sq[name] for name in names],
-            [getattr(rates, name) for name in names],
-            self.num_updates,
+            rates=rates if is_whole else torch.stack([rates[row] for row, _ in learning]),
+            averages=follower and [getattr(follower.gaussians, name) for name in names],
+            decay=follower.decay if follower else 0.0,
+            frozen=frozen,
         )
-        for _, p, _ in learning:
+        for p in params:
             p.grad = None
 
     def follow(self, rows: RowMap) -> None:
@@ -96,15 +127,15 @@ class GaussianAdam:
             for name, moment in moments.items()
         }
 
-    def load(self, tensors: dict[str, Tensor], num_updates: int) -> None:
+    def load(self, tensors: dict[str, Tensor]) -> None:
         """Take the moments of a checkpoint."""
-        self.num_updates = num_updates
         for name in self.exp_avg:
             self.exp_avg[name] = tensors[f"exp_avg/{name}"]
             self.exp_avg_sq[name] = tensors[f"exp_avg_sq/{name}"]
 
 
-if {f.name for f in fields(LearningRates)} != {
-    f.name for f in fields(Gaussians) if f.name != "filter_3d"
-}:  # a parameter without a learning rate would silently never learn
+PARAMETERS = tuple(name for name in FIELD_NAMES if name != "filter_3d")
+
+if {f.name for f in fields(LearningRates)} != set(PARAMETERS):
+    # A parameter without a learning rate would silently never learn.
     raise TypeError("LearningRates and Gaussians name different parameters")

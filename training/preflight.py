@@ -6,9 +6,10 @@ from arguments.config import TrainConfig
 from arguments.messages import Messages
 from scene.capture import Capture
 from training.branches import RenderSettings
-from training.loop import ViewSource
 from training.memory import free_bytes, gaussian_bytes
+from training.photos import ViewSource
 from training.setup import Parts, masks_of, num_branches
+from training.step import StepNumbers
 
 GIGA = 1e9
 STEP_OVERHEAD = 1.5  # loss, masks and optimizer beside rendering, as a factor (measured on a CPU)
@@ -52,15 +53,17 @@ def _probe(parts: Parts, views: ViewSource) -> float:
     """Seconds of one step with as many Gaussians as there are now, from renders without masks."""
     context, state = parts.context, parts.state
     settings = RenderSettings(
-        context.background, context.config.model.sh_degree, context.config.optimization.filter
+        StepNumbers.at(state.step, context).background.to(state.result.device),
+        context.config.model.sh_degree,
+        context.config.optimization.filter,
     )
     branch = state.trained[0]
-    view = views.draw(state.step, [branch.name])[0]
+    view = views.batches(views.draw(state.step, [branch.name]))[0]
     seconds = 0.0
     for _ in range(2):  # the first call also pays for memory that later ones reuse
         began = time.perf_counter()
-        picture = branch.render([view.camera], settings)[0].color
-        (picture - view.image).square().mean().backward()
+        picture = branch.render(view.cameras, settings).color
+        (picture - view.images / 255).square().mean().backward()
         seconds = time.perf_counter() - began
     for _, parameter in branch.gaussians.parameters():
         parameter.grad = None

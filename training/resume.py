@@ -18,7 +18,7 @@ FREE = frozenset(
         *(f"run.{name}" for name in ("checkpoint_every", "keep_checkpoints", "save_iterations")),
         *(f"run.{name}" for name in ("checkpoint_iterations", "test_iterations", "quiet")),
         *(f"run.{name}" for name in ("start_checkpoint", "resume", "overwrite", "preflight")),
-        *(f"run.{name}" for name in ("tensorboard", "accept_changed_data")),
+        *(f"run.{name}" for name in ("tensorboard", "accept_changed_data", "cuda_graphs")),
         "mask.candidates",
     )
 )

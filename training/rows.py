@@ -30,6 +30,11 @@ class RowMap:
     num_kept: int
     num_cloned: int
 
+    @classmethod
+    def reordering(cls, order: Int[Tensor, " N"]) -> "RowMap":
+        """Every row stays and nothing else comes; only the order is new."""
+        return cls(order, len(order), 0)
+
     @property
     def children(self) -> slice:
         """The rows that replace split parents."""
@@ -85,3 +90,28 @@ def edited(gaussians: Gaussians, rows: RowMap, generator: torch.Generator) -> Ga
     result.means[children] += turned[..., 0]
     result.log_scales[children] = (scales / CHILD_SHRINK).log()
     return result
+
+
+AXIS_BITS = 21  # of a Morton code for each axis: three of them fill a 63-bit number
+# How the bits of a number are moved apart to every third place: shift left, then keep these bits.
+SPREAD = (
+    (32, 0x1F00000000FFFF),
+    (16, 0x1F0000FF0000FF),
+    (8, 0x100F00F00F00F00F),
+    (4, 0x10C30C30C30C30C3),
+    (2, 0x1249249249249249),
+)
+
+
+def morton_order(points: Float[Tensor, "N 3"]) -> Int[Tensor, " N"]:
+    """The order of points along the Z curve through their bounding box; ties by row.
+
+    Neighbours in space become neighbours in memory, which a renderer reads faster.
+    """
+    low = points.amin(dim=0)
+    cell = (points.amax(dim=0) - low).clamp_min(1e-12) / (2**AXIS_BITS - 1)
+    place = ((points - low) / cell).long().clamp_(0, 2**AXIS_BITS - 1)
+    for shift, mask in SPREAD:
+        place = (place | (place << shift)) & mask
+    code = place[:, 0] | (place[:, 1] << 1) | (place[:, 2] << 2)
+    return code.argsort(stable=True)

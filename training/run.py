@@ -24,7 +24,8 @@ from scene.gaussians import Gaussians
 from scene.model_folder import check_source
 from scene.ply_header import check_header
 from training import checkpoint
-from training.loop import STOP_SIGNALS, Hooks, Progress, Run, Stopped, ViewSource
+from training.loop import STOP_SIGNALS, Hooks, Progress, Run, Stopped
+from training.photos import ViewSource
 from training.preflight import describe_capture, describe_plan
 from training.resume import check_data, check_settings
 from training.run_folder import (
@@ -249,6 +250,9 @@ def _train(config: TrainConfig, messages: Messages) -> int:
         run.train()
         run.finish()
         _verify(folder, run.parts.state.step)
+        record.status, record.code = "finished", int(ExitCode.OK)
+        run.note_progress()  # a run that cannot say that it has finished has not
+        _sum_up(folder, messages)
     except Stopped as stop:
         sys.stderr.write(f"{stop}\n")
         if run is not None or not continues:
@@ -261,7 +265,7 @@ def _train(config: TrainConfig, messages: Messages) -> int:
         if run is not None or not continues:
             _close(run, record, "failed", code, reason, messages, folder)
         raise
-    return _close(run, record, "finished", ExitCode.OK, "", messages, folder)
+    return ExitCode.OK
 
 
 def _verify(folder: Path, step: int) -> None:
@@ -296,6 +300,10 @@ def _close(
             run.note_progress()
     except OSError as failure:  # what ended the run matters more than that nobody can note it
         messages.warn(f"{folder / RECORD} not written: {failure.strerror}")
+    _sum_up(folder, messages)
+    return int(code)
+
+
+def _sum_up(folder: Path, messages: Messages) -> None:
     if messages.warnings and not messages.quiet:
         sys.stderr.write(f"{len(messages.warnings)} warnings, also in {folder / RECORD}\n")
-    return int(code)

@@ -84,6 +84,10 @@ class Schedule:
         ended = self.grow_until <= step < self.iterations - self.filter_every
         return ended and step % self.filter_every == 0
 
+    def refines_at(self, step: int) -> bool:
+        """Whether anything happens between the steps once `step` updates are done."""
+        return self.grows_at(step) or self.resets_at(step) or self.filters_at(step)
+
     def sh_degree_at(self, step: int, highest: int) -> int:
         """Degree of the harmonics in use."""
         return min(highest, step // self.sh_interval)

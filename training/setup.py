@@ -1,5 +1,6 @@
 """From a configuration and a capture to a state that can be trained; decides no schedule."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,14 @@ from arguments.config import MaskKind, TrainConfig
 from arguments.messages import Messages
 from gaussian_renderer.device import choose_device
 from masks.candidates import Candidates
-from masks.maskers import CandidateSource, Masker, MaskerSettings, build_masker, paper_rule
+from masks.maskers import (
+    CandidateSource,
+    Masker,
+    MaskerSettings,
+    PhotoSet,
+    build_masker,
+    paper_rule,
+)
 from scene.cameras import Cameras
 from scene.capture import Capture
 from scene.gaussians import Gaussians, select_rows, smoothing_filter
@@ -17,7 +25,9 @@ from training.branches import Branch, TrainedBranch
 from training.densification import build_strategy
 from training.memory import planned_cap
 from training.optimizers import GaussianAdam
+from training.photos import cameras_of, photo_sets
 from training.randomness import generator
+from training.rows import morton_order
 from training.schedule import REFERENCE_ITERATIONS, Schedule
 from training.state import TrainState, link_proxies
 from training.step import StepContext
@@ -77,6 +87,7 @@ def initial_gaussians(
         messages.warn(f"{len(xyz)} points, {cap} allowed (--max_gaussians); a random part is used")
         order = torch.randperm(len(xyz), generator=generator(config.run.seed, 0, "points"))
         gaussians = select_rows(gaussians, order[:cap].sort().values)
+    gaussians = select_rows(gaussians, morton_order(gaussians.means))
     return gaussians.map(lambda tensor: tensor.to(device))
 
 
@@ -87,7 +98,8 @@ def build(
     device = choose_device(config.run.device, messages)
     schedule = Schedule.of(config)
     cap = gaussian_cap(config, capture, device)
-    cameras = [camera_batch(capture, view_id, device) for view_id in capture.train]
+    photos = photo_sets(capture)
+    cameras = [cameras_of(capture, one, device) for one in photos]
     start = initial_gaussians(config, capture, cap, device, messages)
     if config.optimization.filter == "mip":
         start.filter_3d = smoothing_filter(start.means, cameras)
@@ -103,7 +115,7 @@ def build(
                 optimizer=GaussianAdam(gaussians),
                 strategy=strategy,
                 growth=strategy.initialize_state(gaussians),
-                maskers=build_maskers(config, kinds, candidates),
+                maskers=build_maskers(config, kinds, photos, candidates),
                 has_filter=config.optimization.filter == "mip",
             )
         )
@@ -114,10 +126,11 @@ def build(
         schedule=schedule,
         scene_scale=capture.scene_scale,
         agreement_weight=agreement_weight(config),
-        background=torch.full((3,), float(config.model.white_background), device=device),
         cameras=cameras,
     )
-    return Parts(TrainState(branches), context, cap)
+    state = TrainState(branches)
+    state.lay_out()
+    return Parts(state, context, cap)
 
 
 def agreement_weight(config: TrainConfig) -> float:
@@ -134,7 +147,10 @@ def agreement_weight(config: TrainConfig) -> float:
 
 
 def build_maskers(
-    config: TrainConfig, kinds: tuple[MaskKind, ...], candidates: CandidateSource
+    config: TrainConfig,
+    kinds: tuple[MaskKind, ...],
+    photos: Sequence[PhotoSet],
+    candidates: CandidateSource,
 ) -> tuple[Masker, ...]:
     """One masker for each kind."""
     quantile = config.mask.hard_quantile
@@ -147,7 +163,7 @@ def build_maskers(
     )
     if config.mask.mask_rule == "paper":
         settings = paper_rule(settings)
-    return tuple(build_masker(kind, settings, candidates) for kind in kinds)
+    return tuple(build_masker(kind, settings, photos, candidates) for kind in kinds)
 
 
 def no_candidates(view_id: int) -> Candidates:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from scene.gaussians import Gaussians
+from scene.gaussians import Gaussians, side_by_side
 from training.branches import Branch, ProxyBranch, TrainedBranch
 from training.densification import GrowthState
 
@@ -29,6 +29,13 @@ class TrainState:
     def result(self) -> Gaussians:
         """The Gaussians that the run is for."""
         return self.branches[0].gaussians
+
+    def lay_out(self) -> None:
+        """Put the trained branches side by side in memory, so that one call renders them all."""
+        trained = self.trained
+        sets = side_by_side([branch.gaussians for branch in trained])
+        for branch, gaussians in zip(trained, sets, strict=True):
+            branch.gaussians = gaussians.requires_grad_()
 
     def tensors(self) -> dict[str, Tensor]:
         """All that is learnt, by a name that says where it belongs."""
@@ -58,10 +65,11 @@ class TrainState:
             branch.gaussians = Gaussians(**parts["gaussians"])
             if isinstance(branch, TrainedBranch):
                 branch.gaussians.requires_grad_()
-                branch.optimizer.load(parts["adam"], step)
+                branch.optimizer.load(parts["adam"])
                 branch.growth = GrowthState(**parts["growth"])
                 for i, masker in enumerate(branch.maskers):
                     masker.load_state(parts.get(f"mask{i}", {}))
+        self.lay_out()
 
 
 def _grouped(tensors: dict[str, Tensor]) -> dict[str, dict[str, dict[str, Tensor]]]:
@@ -77,5 +85,5 @@ def link_proxies(live: TrainedBranch, decay: float) -> ProxyBranch:
     proxy = ProxyBranch(
         f"{live.name}-average", live.gaussians.map(lambda t: t.detach().clone()), decay
     )
-    live.followers.append(proxy)
+    live.proxy = proxy
     return proxy

@@ -1,19 +1,22 @@
 """One update of every branch: render, mask, compare, learn. Only schedules look at the step.
 
-The one place where masks and the renderer meet.
+The one place where masks and the renderer meet. A step reads nothing back from the device, so that
+all of it can be recorded into a CUDA graph; what the host decides comes between steps (`refine`).
 """
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from diff_gaussian_rasterization import count_step_, watch_
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from arguments.config import TrainConfig
+from gaussian_renderer import Render
 from masks.files import combine
-from masks.maskers import MaskResult
 from scene.cameras import Cameras
-from training.branches import BranchView, RenderSettings, TrainedBranch, UpdateContext
+from training.branches import RenderSettings, TrainedBranch, Update, render_branches
 from training.losses import (
     LossTerm,
     agreement_term,
@@ -22,25 +25,12 @@ from training.losses import (
     weighted_sum,
 )
 from training.optimizers import LearningRates
+from training.photos import ViewBatch
 from training.randomness import generator
 from training.schedule import Schedule
 from training.state import TrainState
 
-
-@dataclass(frozen=True)
-class TrainView:
-    """A training photo on the device.
-
-    Attributes:
-        camera: a batch of this one camera.
-        image: sRGB in [0, 1].
-        trust: the user's own mask, 1 = keep; None where there is none.
-    """
-
-    view_id: int
-    camera: Cameras
-    image: Float[Tensor, "1 H W 3"]
-    trust: Float[Tensor, "H W"] | None
+NO_LIMIT = 2**31 - 1  # pairs of a render that makes room for all
 
 
 @dataclass(frozen=True)
@@ -49,15 +39,80 @@ class StepContext:
 
     Attributes:
         agreement_weight: of the loss between the branches.
-        cameras: of all training views.
+        cameras: of all training views, a batch for each size.
     """
 
     config: TrainConfig
     schedule: Schedule
     scene_scale: float
     agreement_weight: float
-    background: Float[Tensor, "3"]
     cameras: list[Cameras]
+
+
+@dataclass(frozen=True)
+class StepMode:
+    """What the schedule asks of a step; steps of one mode do the same work on other numbers.
+
+    Attributes:
+        agrees: the branches render each other's views and are compared.
+        masks_learn: soft masks do.
+        observes: growth statistics are collected.
+        turns: which of its masks each trained branch uses.
+    """
+
+    sh_degree: int
+    agrees: bool
+    masks_learn: bool
+    observes: bool
+    turns: tuple[int, ...]
+
+    @classmethod
+    def at(cls, step: int, state: TrainState, context: StepContext) -> "StepMode":
+        """The mode of update number `step`, counted from 0."""
+        schedule = context.schedule
+        return cls(
+            sh_degree=schedule.sh_degree_at(step, context.config.model.sh_degree),
+            agrees=len(state.branches) > 1 and step >= schedule.agree_from,
+            masks_learn=step >= schedule.mask_from,
+            observes=step + 1 < schedule.grow_until,
+            turns=tuple(step % len(branch.maskers) for branch in state.trained),
+        )
+
+
+@dataclass(frozen=True)
+class StepNumbers:
+    """What differs between steps of one mode, beside the views.
+
+    Attributes:
+        rates: Adam's, a row for each parameter of a Gaussian set.
+    """
+
+    rates: Float[Tensor, "P 2"]
+    background: Float[Tensor, "3"]
+
+    @classmethod
+    def at(cls, step: int, context: StepContext) -> "StepNumbers":
+        """Those of update number `step`, on the host."""
+        config = context.config
+        background = torch.full((3,), float(config.model.white_background))
+        if config.optimization.random_background:
+            background = torch.rand(3, generator=generator(config.run.seed, step, "background"))
+        rates = LearningRates.at(step, config.optimization, context.schedule, context.scene_scale)
+        return cls(rates.at_update(step + 1), background)
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What watches over steps that the host does not wait for.
+
+    Attributes:
+        counters: the most pairs of any render, the first bad row of any render or -1, steps done,
+            unused.
+        frozen: set once a render was incomplete or bad; from then on nothing is learnt.
+    """
+
+    counters: Int[Tensor, "4"]
+    frozen: Int[Tensor, "1"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +123,7 @@ class StepStats:
         loss: the weighted sum.
         terms: the named terms.
         squared_error: mean over the first branch's own view, all pixels.
-        trusted: mean weight of the first branch's mask.
+        trusted: mean weight of the first branch's mask there.
     """
 
     loss: Float[Tensor, ""]
@@ -77,103 +132,170 @@ class StepStats:
     trusted: Float[Tensor, ""]
 
 
-def train_step(state: TrainState, views: list[TrainView], context: StepContext) -> StepStats:
-    """One update; `views` holds the own view of each trained branch, in branch order."""
-    step, schedule, config = state.step, context.schedule, context.config
-    trained = state.trained
-    agreeing = len(state.branches) > 1 and step >= schedule.agree_from
-    settings = _render_settings(state, context)
+@dataclass(frozen=True)
+class Shown:
+    """Views of one size, and what branches show of them.
 
-    pictures = _render(state, views, settings, agreeing)
-    own = [pictures[i][i if agreeing else 0] for i in range(len(trained))]
-    for branch, view in zip(trained, own, strict=True):
-        branch.strategy.step_pre_backward(branch.growth, view.render)
+    Attributes:
+        photos: their images in [0, 1].
+        renders: by the number of the branch, trained ones first.
+    """
+
+    views: ViewBatch
+    photos: Float[Tensor, "C H W 3"]
+    renders: dict[int, Render]
+
+
+@dataclass(frozen=True)
+class OwnView:
+    """A trained branch's own view, which alone counts for its growth and its mask.
+
+    Attributes:
+        camera: which one of the render's it is.
+    """
+
+    render: Render
+    camera: int
+    photo: Float[Tensor, "H W 3"]
+    weight: Float[Tensor, "H W"]
+
+
+def train_step(
+    state: TrainState,
+    views: list[ViewBatch],
+    numbers: StepNumbers,
+    mode: StepMode,
+    context: StepContext,
+    guard: Guard | None = None,
+    pair_capacity: int | None = None,
+) -> StepStats:
+    """One update of everything that learns; `state.step` and the rows are left to the caller.
+
+    Args:
+        views: the own view of each trained branch, in batches of one size.
+        guard: told of every render; where it says `frozen`, nothing is learnt.
+        pair_capacity: room for the renderer's lists; None is as much as they need.
+    """
+    filter_2d = context.config.optimization.filter
+    settings = RenderSettings(numbers.background, mode.sh_degree, filter_2d, pair_capacity)
+    shown = _show(state, views, settings, mode)
+    if guard is not None:
+        _watch(shown, guard, NO_LIMIT if pair_capacity is None else pair_capacity)
 
     terms: list[LossTerm] = []
-    own_masks: list[MaskResult] = []
-    for i, branch in enumerate(trained):
-        everything = agreeing and config.agreement.supervision == "all"
-        for j in range(len(views)) if everything else (i,):
-            picture = pictures[i][j if agreeing else 0]
-            mask = _mask(branch, picture, views[j], step)
-            terms += _supervise(branch, picture, views[j], mask, context, step)
-            if j == i:
-                own_masks.append(mask)
-    if agreeing:
-        colors = [[view.color for view in branch] for branch in pictures]
-        if config.agreement.agreement_gradient == "distrusted":
-            for i, mask in enumerate(own_masks):
-                colors[i][i] = only_where_distrusted(colors[i][i], mask.weight)
-        terms.append(agreement_term(colors, context.agreement_weight))
+    own: list[OwnView] = []
+    for number, branch in enumerate(state.trained):
+        for seen in shown:
+            if number in seen.renders:
+                terms += _lesson(number, branch, seen, own, mode, context)
+    if mode.agrees:
+        terms += [_agreement(seen, own, context) for seen in shown]
     loss = weighted_sum(terms)
     loss.backward()
 
-    rates = LearningRates.at(step, config.optimization, schedule, context.scene_scale)
-    for branch, view in zip(trained, own, strict=True):
-        update = UpdateContext(
-            step=step,
-            rates=rates,
-            cameras=context.cameras,
-            renew_filter=schedule.filters_at(step + 1),
-            generator=generator(config.run.seed, step, f"children/{branch.name}"),
-        )
-        branch.update(view, update)
-    state.step += 1
+    if guard is not None:
+        count_step_(guard.counters, guard.frozen)
+    frozen = None if guard is None else guard.frozen
+    for branch, view, turn in zip(state.trained, own, mode.turns, strict=True):
+        branch.learn(view.render, view.camera, Update(numbers.rates, turn, mode.observes, frozen))
     return StepStats(
         loss.detach(),
         [LossTerm(t.name, t.weight, t.value.detach()) for t in terms],
-        (own[0].color.detach() - views[0].image).square().mean(),
-        own_masks[0].weight.mean(),
+        mse_loss(own[0].render.color[own[0].camera].detach(), own[0].photo),
+        own[0].weight.mean(),
     )
 
 
-def _render_settings(state: TrainState, context: StepContext) -> RenderSettings:
-    optimization, background = context.config.optimization, context.background
-    if optimization.random_background:
-        source = generator(context.config.run.seed, state.step, "background")
-        background = torch.rand(3, generator=source).to(background)
-    degree = context.schedule.sh_degree_at(state.step, context.config.model.sh_degree)
-    return RenderSettings(background, degree, optimization.filter)
+def refine(state: TrainState, context: StepContext) -> bool:
+    """What comes between two steps: growth, resets, the 3D filter; True when rows are others now.
+
+    Tensors whose rows stay are changed in place.
+    """
+    done, schedule = state.step, context.schedule
+    has_grown = False
+    for branch in state.trained:
+        source = generator(context.config.run.seed, done - 1, f"children/{branch.name}")
+        has_new_rows = branch.refine(done, source)
+        if has_new_rows or schedule.filters_at(done):
+            branch.renew_filter(context.cameras)
+        has_grown |= has_new_rows
+    if has_grown:
+        state.lay_out()
+    return has_grown
 
 
-def _render(
-    state: TrainState, views: list[TrainView], settings: RenderSettings, agreeing: bool
-) -> list[list[BranchView]]:
-    """Each branch's pictures: all views if the branches must agree, else its own only."""
-    if agreeing:
-        cameras = [view.camera for view in views]
-        return [branch.render(cameras, settings) for branch in state.branches]
+def _show(
+    state: TrainState, views: list[ViewBatch], settings: RenderSettings, mode: StepMode
+) -> list[Shown]:
+    """Every view by every branch if the branches must agree, else by the branch that owns it."""
+    if mode.agrees:
+        return [
+            Shown(
+                batch,
+                batch.images / 255,
+                dict(enumerate(render_branches(state.branches, batch.cameras, settings))),
+            )
+            for batch in views
+        ]
+    singles = [batch.only(i) for batch in views for i in range(len(batch.owners))]
     return [
-        branch.render([view.camera], settings)
-        for branch, view in zip(state.trained, views, strict=True)
-    ]
-
-
-def _supervise(
-    branch: TrainedBranch,
-    picture: BranchView,
-    view: TrainView,
-    mask: MaskResult,
-    context: StepContext,
-    step: int,
-) -> list[LossTerm]:
-    """What a branch learns from one photo: colour, and its mask's own lesson when that is due."""
-    config = context.config
-    terms = [
-        color_term(
-            branch.name,
-            picture.color,
-            view.image,
-            mask.weight,
-            config.optimization.lambda_dssim,
-            composite=config.mask.mask_target == "composite",
+        Shown(
+            one,
+            one.images / 255,
+            {one.owners[0]: state.trained[one.owners[0]].render(one.cameras, settings)},
         )
+        for one in singles
     ]
-    if mask.loss is not None and step >= context.schedule.mask_from:
-        terms.append(LossTerm(f"mask/{branch.name}", config.mask.mask_weight, mask.loss))
+
+
+def _watch(shown: list[Shown], guard: Guard, capacity: int) -> None:
+    """Tell the guard of each call once; the branches of one call share its counts."""
+    calls = {id(r.counts): r.counts for seen in shown for r in seen.renders.values()}
+    for counts in calls.values():
+        watch_(guard.counters, counts, capacity, guard.frozen)
+
+
+def _lesson(
+    number: int,
+    branch: TrainedBranch,
+    seen: Shown,
+    own: list[OwnView],
+    mode: StepMode,
+    context: StepContext,
+) -> list[LossTerm]:
+    """What a branch learns from views that it shows: colour, and its mask's lesson when due.
+
+    Notes its own view in `own` if it is among them.
+    """
+    config, render = context.config, seen.renders[number]
+    views, photos, color = seen.views, seen.photos, render.color
+    camera = views.owners.index(number) if number in views.owners else None
+    first = 0
+    if config.agreement.supervision == "own" and len(views.owners) > 1:
+        if camera is None:
+            return []
+        views, photos, color = views.only(camera), photos[camera, None], color[camera, None]
+        first = camera
+    result = branch.maskers[mode.turns[number]](color.detach(), photos, views.rows)
+    weight = combine(result.weight, views.keep)
+    if camera is not None:
+        branch.strategy.step_pre_backward(branch.growth, render)
+        own.append(OwnView(render, camera, photos[camera - first], weight[camera - first]))
+    composite = config.mask.mask_target == "composite"
+    dssim = config.optimization.lambda_dssim
+    terms = [color_term(branch.name, color, views.images, weight, dssim, composite=composite)]
+    if result.loss is not None and mode.masks_learn:
+        share = config.mask.mask_weight * len(color)
+        terms.append(LossTerm(f"mask/{branch.name}", share, result.loss))
     return terms
 
 
-def _mask(branch: TrainedBranch, own: BranchView, view: TrainView, step: int) -> MaskResult:
-    result = branch.masker_at(step)(own.color.detach(), view.image, [view.view_id])
-    return MaskResult(combine(result.weight, [view.trust]), result.loss)
+def _agreement(seen: Shown, own: list[OwnView], context: StepContext) -> LossTerm:
+    """How far the branches are apart at some views."""
+    colors = [render.color for render in seen.renders.values()]
+    if context.config.agreement.agreement_gradient == "distrusted":
+        for index, owner in enumerate(seen.views.owners):
+            trust = torch.zeros_like(seen.photos[..., 0])
+            trust[index] = own[owner].weight
+            colors[owner] = only_where_distrusted(colors[owner], trust)
+    return agreement_term(colors, context.agreement_weight)

@@ -12,6 +12,7 @@ from PIL import Image
 from arguments.cli import parse
 from arguments.messages import ExitCode, Messages, UserError
 from masks.__main__ import MaskArguments, find_candidates
+from masks.segments import sam_hint
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,3 +56,41 @@ def test_a_wrong_command_line_is_a_usage_error(wrong: list[str]) -> None:
     with pytest.raises(UserError) as refusal:
         parse(MaskArguments, words, prog="python -m masks", description="")
     assert refusal.value.code == ExitCode.USAGE
+
+
+def test_missing_weights_end_the_command_with_4_and_say_how_to_get_them(
+    tiny_capture: Path, tmp_path: Path
+) -> None:
+    given = ["--kind", "mobile_sam", "--sam-checkpoint", tmp_path / "away.pt"]
+    done = run_masks("-s", tiny_capture, "-o", tmp_path / "out", *given)
+    assert done.returncode == ExitCode.ENVIRONMENT, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: no weights at ")
+    assert "mobile_sam.pt" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_default_says_whether_weights_for_better_segments_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TWINSPLAT_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "none"))
+    assert f"no Segment Anything weights in {tmp_path}" in sam_hint()
+    (tmp_path / "mobile_sam.pt").touch()
+    assert "--kind mobile_sam" in sam_hint()
+
+
+def test_segments_of_another_tool_become_candidates(tiny_capture: Path, tmp_path: Path) -> None:
+    names = (tiny_capture / "train_list.txt").read_text().split()
+    (tmp_path / "segments").mkdir()
+    for name in names[1:]:
+        with Image.open(tiny_capture / "images" / name) as image:
+            labels = np.zeros((image.height, image.width), dtype=np.uint8)
+        labels[: len(labels) // 2] = 7
+        Image.fromarray(labels).save(tmp_path / "segments" / f"{name}.png")
+    done = run_masks(
+        *("-s", tiny_capture, "-o", tmp_path / "out"),
+        *("--kind", "imported", "--segments", tmp_path / "segments"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{len(names) - 1}/{len(names)} photos" in done.stderr
+    assert len(list((tmp_path / "out").glob("*.npz"))) == len(names)

@@ -2,10 +2,12 @@
 
 import torch
 
-from scene.gaussians import Gaussians
+from gaussian_renderer import render_image
+from scene.cameras import Cameras
+from scene.gaussians import Gaussians, joined, select_rows, side_by_side
 from training.branches import ProxyBranch
-from training.optimizers import GaussianAdam
-from training.rows import EditPlan, edited, rotation_matrices
+from training.optimizers import Follower, GaussianAdam, LearningRates
+from training.rows import EditPlan, RowMap, edited, morton_order, rotation_matrices
 
 
 def some_gaussians(count: int, generator: torch.Generator) -> Gaussians:
@@ -95,8 +97,54 @@ def test_proxy_children_take_the_live_geometry_and_their_own_colour(
 def test_proxy_moves_by_its_decay_in_the_space_of_the_parameters(
     generator: torch.Generator,
 ) -> None:
-    live, mine = some_gaussians(5, generator), some_gaussians(5, generator)
-    proxy = ProxyBranch("p", mine.map(torch.clone), 0.8)
-    proxy.average(live)
-    for (name, tensor), (_, theirs) in zip(mine.parameters(), live.parameters(), strict=True):
-        torch.testing.assert_close(getattr(proxy.gaussians, name), 0.8 * tensor + 0.2 * theirs)
+    live, mine = some_gaussians(5, generator).requires_grad_(), some_gaussians(5, generator)
+    for _, parameter in live.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    average = mine.map(torch.clone)
+    rates = LearningRates(1.0, 1.0, 1.0, 1.0, 1.0, 1.0).at_update(1)
+    GaussianAdam(live).step(live, rates, follower=Follower(average, 0.8))
+    for name, tensor in mine.parameters():
+        moved = 0.8 * tensor + 0.2 * getattr(live, name).detach()
+        torch.testing.assert_close(getattr(average, name), moved)
+
+
+def test_morton_order_puts_neighbours_side_by_side() -> None:
+    corners = torch.tensor([[0.0, 0, 0], [1, 1, 1], [0, 0, 1], [1, 1, 0], [0, 1, 0], [1, 0, 0]])
+    assert morton_order(corners).tolist() == [0, 5, 4, 3, 2, 1]
+    near = torch.cat([corners, corners + 1e-5])[torch.randperm(12)]
+    order = near[morton_order(near)]
+    assert (order[0::2] - order[1::2]).abs().max() < 1e-4
+    assert morton_order(torch.zeros(3, 3)).tolist() == [0, 1, 2]
+
+
+def test_order_of_the_rows_changes_no_picture(generator: torch.Generator) -> None:
+    gaussians = some_gaussians(300, generator)
+    gaussians.means[:, 2] += 6
+    camera = Cameras(
+        torch.eye(4)[None], torch.tensor([[[40.0, 0, 24], [0, 40, 16], [0, 0, 1]]]), 48, 32
+    )
+    rows = RowMap.reordering(morton_order(gaussians.means))
+    assert rows.source.tolist() != list(range(300))
+    before, after = (
+        render_image(one, camera, torch.zeros(3))
+        for one in (gaussians, select_rows(gaussians, rows.source))
+    )
+    assert before.std() > 0.01
+    torch.testing.assert_close(after, before)
+
+
+def test_sets_side_by_side_are_joined_without_a_copy(generator: torch.Generator) -> None:
+    apart = [some_gaussians(n, generator) for n in (3, 4)]
+    together = side_by_side(apart)
+    expected = torch.cat([one.shN for one in apart])
+    for sets in (apart, together):
+        for one in sets:
+            one.requires_grad_()
+        whole = joined(sets).shN
+        assert torch.equal(whole, expected)
+        (whole * expected).sum().backward()
+        assert all(
+            torch.equal(g, t.shN) for g, t in zip((s.shN.grad for s in sets), sets, strict=True)
+        )
+    assert joined(together).shN.data_ptr() == together[0].shN.data_ptr()
+    assert joined(apart).shN.data_ptr() != apart[0].shN.data_ptr()

@@ -7,12 +7,13 @@ import torch
 
 from arguments.cli import parse_train
 from arguments.messages import Messages
+from training.graph import EagerStepper
 from training.loop import Run
 from training.losses import agreement_term, color_term, only_where_distrusted
 from training.run import prepare
 from training.run_folder import RunRecord
 from training.setup import agreement_weight
-from training.step import StepStats, train_step
+from training.step import StepStats
 
 
 def prepared(scene: Path, out: Path, *extra: str) -> Run:
@@ -24,10 +25,8 @@ def prepared(scene: Path, out: Path, *extra: str) -> Run:
 
 def one_step(run: Run) -> StepStats:
     """Train one step."""
-    names = [branch.name for branch in run.parts.state.trained]
-    return train_step(
-        run.parts.state, run.views.draw(run.parts.state.step, names), run.parts.context
-    )
+    state = run.parts.state
+    return EagerStepper(state, run.views, run.parts.context).advance(state.step + 1)
 
 
 def terms(stats: StepStats) -> list[str]:
@@ -50,7 +49,8 @@ def test_supervision_says_how_many_photos_teach_a_branch(
         tiny_capture, tmp_path, "--branch_masks", "none", "none", "--agreement_from_iter", "0",
         "--supervision", supervision,
     )  # fmt: skip
-    assert terms(one_step(run)).count("color/a") == photos
+    weights = {term.name: term.weight for term in one_step(run).terms}
+    assert weights["color/a"] == weights["color/b"] == photos
 
 
 def test_both_branches_of_dual_learn_and_differ(tiny_capture: Path, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_agreement_weight_follows_the_length_of_the_run() -> None:
 def pictures(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """A render, a photo, and a mask that distrusts the left half."""
     color = torch.rand(1, 24, 24, 3, generator=generator, requires_grad=True)
-    image = torch.rand(1, 24, 24, 3, generator=generator)
+    image = torch.randint(256, (1, 24, 24, 3), generator=generator, dtype=torch.uint8)
     weight = torch.ones(1, 24, 24)
     weight[:, :, :12] = 0
     return color, image, weight
@@ -122,7 +122,7 @@ def test_composite_target_hides_the_distractor_from_the_pixels_beside_it(
 ) -> None:
     color, image, weight = pictures(generator)
     other = image.clone()
-    other[:, :, :12] = 1 - other[:, :, :12]
+    other[:, :, :12] = 255 - other[:, :, :12]
     for composite in (True, False):
         grads = []
         for photo in (image, other):
@@ -135,10 +135,11 @@ def test_composite_target_hides_the_distractor_from_the_pixels_beside_it(
 def test_agreement_is_zero_between_equal_pictures_and_unmasked(
     generator: torch.Generator,
 ) -> None:
-    color, image = (picture.detach() for picture in pictures(generator)[:2])
-    assert float(agreement_term([[color], [color]], 1.0).value) == 0
-    gap = agreement_term([[color], [image]], 1.0).value
-    torch.testing.assert_close(gap, (color - image).abs().mean())
+    first, second = torch.rand(2, 3, 8, 8, 3, generator=generator)
+    assert float(agreement_term([first, first], 1.0).value) == 0
+    gap = agreement_term([first, second], 0.5)
+    torch.testing.assert_close(gap.value, (first - second).abs().mean())
+    assert gap.weight == 0.5 * 3  # views
 
 
 def test_pull_only_where_distrusted_leaves_the_value(generator: torch.Generator) -> None:
@@ -172,8 +173,10 @@ def test_masks_of_the_user_take_pixels_out_of_the_lesson(
         tiny_capture, tmp_path, "--method", "single", "--masks", "gt_distractors",
         "--invert_masks",
     )  # fmt: skip
-    views = [run.views.draw(step, ["a"])[0] for step in range(20)]
-    trusted = [1.0 if view.trust is None else float(view.trust.mean()) for view in views]
+    drawn = [run.views.batches(run.views.draw(step, ["a"]))[0] for step in range(20)]
+    trusted = [1.0 if view.keep is None else float(view.keep.float().mean()) for view in drawn]
     assert min(trusted) < 1
-    stats = train_step(run.parts.state, [views[trusted.index(min(trusted))]], run.parts.context)
+    state, context = run.parts.state, run.parts.context
+    state.step = trusted.index(min(trusted))
+    stats = EagerStepper(state, run.views, context).advance(state.step + 1)
     assert float(stats.trusted) == pytest.approx(min(trusted))

@@ -10,6 +10,7 @@ from masks.maskers import (
     Masker,
     MaskerKind,
     MaskerSettings,
+    PhotoSet,
     build_masker,
     quantile,
     trust_by_excess,
@@ -18,6 +19,7 @@ from masks.maskers import (
 from masks.quality import mask_quality, proposal_quality
 
 HEIGHT, WIDTH = 70, 84  # whole patches
+PHOTOS = [PhotoSet(WIDTH, HEIGHT, tuple(range(10)))]
 BALL = (slice(14, 42), slice(28, 56))  # where the planted distractor is
 
 
@@ -48,15 +50,22 @@ def candidates() -> Candidates:
     return Candidates(labels)
 
 
+def row(*rows: int) -> torch.Tensor:
+    """Rows of photos as a step hands them to a masker."""
+    return torch.tensor(rows)
+
+
 def hard(candidates: Candidates, settings: MaskerSettings | None = None) -> Masker:
-    return build_masker("hard", settings or MaskerSettings(), lambda _: candidates)
+    return build_masker("hard", settings or MaskerSettings(), PHOTOS, lambda _: candidates)
 
 
 @pytest.mark.parametrize("kind", ["none", "hard", "soft"])
 def test_weights_lie_between_0_and_1(
     kind: MaskerKind, scene: torch.Tensor, photo: torch.Tensor, candidates: Candidates
 ) -> None:
-    result = build_masker(kind, MaskerSettings(), lambda _: candidates)(scene, photo, [0])
+    result = build_masker(kind, MaskerSettings(), PHOTOS, lambda _: candidates)(
+        scene, photo, row(0)
+    )
     assert result.weight.shape == (1, HEIGHT, WIDTH)
     assert not result.weight.requires_grad
     assert result.weight.min() >= 0.0
@@ -66,7 +75,7 @@ def test_weights_lie_between_0_and_1(
 def test_a_planted_distractor_is_found_and_nothing_else(
     scene: torch.Tensor, photo: torch.Tensor, candidates: Candidates
 ) -> None:
-    weight = hard(candidates)(scene, photo, [0]).weight[0]
+    weight = hard(candidates)(scene, photo, row(0)).weight[0]
     truth = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
     truth[BALL] = True
     assert mask_quality(weight < 0.5, truth).iou == 1.0
@@ -76,14 +85,14 @@ def test_flipping_the_image_flips_the_mask(
     scene: torch.Tensor, photo: torch.Tensor, candidates: Candidates
 ) -> None:
     flipped = Candidates(candidates.labels.flip(2))
-    straight = hard(candidates)(scene, photo, [0]).weight
-    mirrored = hard(flipped)(scene.flip(2), photo.flip(2), [0]).weight
+    straight = hard(candidates)(scene, photo, row(0)).weight
+    mirrored = hard(flipped)(scene.flip(2), photo.flip(2), row(0)).weight
     assert torch.equal(mirrored.flip(2), straight)
 
 
 def test_without_candidates_everything_is_trusted(scene: torch.Tensor, photo: torch.Tensor) -> None:
     none = Candidates(torch.zeros(2, HEIGHT, WIDTH, dtype=torch.int32))
-    assert (hard(none)(scene, photo, [0]).weight == 1).all()
+    assert (hard(none)(scene, photo, row(0)).weight == 1).all()
 
 
 def test_a_segment_that_is_no_candidate_stays_trusted_whatever_its_residual(
@@ -91,14 +100,14 @@ def test_a_segment_that_is_no_candidate_stays_trusted_whatever_its_residual(
 ) -> None:
     elsewhere = torch.zeros(1, HEIGHT, WIDTH, dtype=torch.int32)
     elsewhere[0, 60:, 60:] = 1
-    weight = hard(Candidates(elsewhere))(scene, photo, [0]).weight[0]
+    weight = hard(Candidates(elsewhere))(scene, photo, row(0)).weight[0]
     assert (weight[BALL] == 1).all()
 
 
 def test_a_perfect_render_is_trusted_as_a_whole(
     photo: torch.Tensor, candidates: Candidates
 ) -> None:
-    assert (hard(candidates)(photo, photo, [0]).weight == 1).all()
+    assert (hard(candidates)(photo, photo, row(0)).weight == 1).all()
 
 
 def test_a_photo_without_distractors_keeps_its_candidates(
@@ -106,9 +115,9 @@ def test_a_photo_without_distractors_keeps_its_candidates(
 ) -> None:
     render = scene.clone()
     render[0, 45:60, 5:25] += 0.02  # the largest error of the photo, and yet a small one
-    assert (hard(candidates)(render, scene, [0]).weight == 1).all()
+    assert (hard(candidates)(render, scene, row(0)).weight == 1).all()
     paper = MaskerSettings(min_feature_residual=0.0)
-    assert (hard(candidates, paper)(render, scene, [0]).weight == 0).any()
+    assert (hard(candidates, paper)(render, scene, row(0)).weight == 0).any()
 
 
 def test_a_clear_distractor_is_found_beside_a_larger_and_stronger_one(
@@ -117,17 +126,17 @@ def test_a_clear_distractor_is_found_beside_a_larger_and_stronger_one(
     photo = scene.clone()
     photo[0][BALL] = torch.tensor([1.0, 0.0, 1.0])
     photo[0, 42:70, 0:28] = torch.tensor([0.7, 0.1, 0.1])  # two patches by two, candidate 2 inside
-    weight = hard(candidates)(scene, photo, [0]).weight[0]
+    weight = hard(candidates)(scene, photo, row(0)).weight[0]
     assert (weight[BALL] == 0).all()
     assert (weight[45:60, 5:25] == 0).all()
     paper = MaskerSettings(certain_excess=1.0)
-    assert (hard(candidates, paper)(scene, photo, [0]).weight[0, 45:60, 5:25] == 1).all()
+    assert (hard(candidates, paper)(scene, photo, row(0)).weight[0, 45:60, 5:25] == 1).all()
 
 
 def test_dilation_grows_the_distractor_by_that_many_pixels(
     scene: torch.Tensor, photo: torch.Tensor, candidates: Candidates
 ) -> None:
-    weight = hard(candidates, MaskerSettings(dilation=3))(scene, photo, [0]).weight[0]
+    weight = hard(candidates, MaskerSettings(dilation=3))(scene, photo, row(0)).weight[0]
     expected = torch.ones(HEIGHT, WIDTH)
     expected[11:45, 25:59] = 0
     assert torch.equal(weight, expected)
@@ -136,7 +145,7 @@ def test_dilation_grows_the_distractor_by_that_many_pixels(
 def test_candidates_of_another_size_are_refused(scene: torch.Tensor) -> None:
     wrong = Candidates(torch.ones(1, HEIGHT, WIDTH + 1, dtype=torch.int32))
     with pytest.raises(ValueError, match="view 0"):
-        hard(wrong)(scene, scene, [0])
+        hard(wrong)(scene, scene, row(0))
 
 
 def test_quantile_leaves_the_share_below_it() -> None:
@@ -146,7 +155,7 @@ def test_quantile_leaves_the_share_below_it() -> None:
 
 def train_soft(masker: Masker, scene: torch.Tensor, photo: torch.Tensor, steps: int) -> None:
     for _ in range(steps):
-        loss = masker(scene, photo, [3]).loss
+        loss = masker(scene, photo, row(3)).loss
         assert loss is not None
         loss.backward()
         masker.update()
@@ -155,10 +164,10 @@ def train_soft(masker: Masker, scene: torch.Tensor, photo: torch.Tensor, steps: 
 def test_soft_masker_starts_trusting_and_learns_to_distrust_the_distractor(
     scene: torch.Tensor, photo: torch.Tensor
 ) -> None:
-    masker = build_masker("soft", MaskerSettings())
-    assert masker(scene, photo, [3]).weight.min() > 0.999
+    masker = build_masker("soft", MaskerSettings(), PHOTOS)
+    assert masker(scene, photo, row(3)).weight.min() > 0.999
     train_soft(masker, scene, photo, 30)
-    weight = masker(scene, photo, [3]).weight[0]
+    weight = masker(scene, photo, row(3)).weight[0]
     assert weight[BALL].mean() < 0.5
     assert weight[50:].mean() > 0.9
 
@@ -178,46 +187,111 @@ def test_a_clean_photo_stays_trusted_unless_it_is_stretched(scene: torch.Tensor)
 def test_soft_masker_learns_nothing_about_a_photo_that_was_not_drawn(
     scene: torch.Tensor, photo: torch.Tensor
 ) -> None:
-    masker = build_masker("soft", MaskerSettings())
-    masker(scene, photo, [8])
-    before = masker.state()["logits/8"]
+    masker = build_masker("soft", MaskerSettings(), PHOTOS)
+    masker(scene, photo, row(8))
+    before = masker(scene, photo, row(8)).weight
     masker.update()
     train_soft(masker, scene, photo, 2)
-    assert torch.equal(masker.state()["logits/8"], before)
+    assert torch.equal(masker(scene, photo, row(8)).weight, before)
+    assert masker.state()[f"rows/{WIDTH}x{HEIGHT}"].tolist() == [3]
+
+
+def test_photos_are_judged_together_as_they_are_alone(
+    scene: torch.Tensor, photo: torch.Tensor, candidates: Candidates
+) -> None:
+    others = Candidates(torch.cat([candidates.labels, candidates.labels.flip(2)]))
+    sources = [candidates, others, Candidates(torch.zeros(1, HEIGHT, WIDTH, dtype=torch.int32))]
+    photos = [PhotoSet(WIDTH, HEIGHT, (0, 1, 2))]
+    masker = build_masker("hard", MaskerSettings(), photos, lambda i: sources[i])
+    colors = torch.cat([scene, scene.flip(2), scene])
+    images = torch.cat([photo, photo.flip(2), photo])
+    together = masker(colors, images, row(0, 1, 2)).weight
+    for i in range(3):
+        alone = masker(colors[i : i + 1], images[i : i + 1], row(i)).weight[0]
+        assert torch.equal(together[i], alone)
+    assert [bool((weight == 0).any()) for weight in together] == [True, True, False]
+
+
+def test_soft_masks_of_two_photos_learn_together_as_they_do_alone(
+    scene: torch.Tensor, photo: torch.Tensor
+) -> None:
+    both = build_masker("soft", MaskerSettings(), PHOTOS)
+    alone = build_masker("soft", MaskerSettings(), PHOTOS)
+    colors, images = torch.cat([scene, photo]), torch.cat([photo, photo])
+    for _ in range(3):
+        loss = both(colors, images, row(3, 8)).loss
+        assert loss is not None
+        (2 * loss).backward()
+        both.update()
+        for i in range(2):
+            single = alone(colors[i : i + 1], images[i : i + 1], row((3, 8)[i])).loss
+            assert single is not None
+            single.backward()
+        alone.update()
+    for name, tensor in both.state().items():
+        torch.testing.assert_close(alone.state()[name], tensor, msg=name)
+
+
+def test_a_photo_that_was_drawn_twice_learns_once_from_both_gradients(
+    scene: torch.Tensor, photo: torch.Tensor
+) -> None:
+    masker = build_masker("soft", MaskerSettings(), PHOTOS)
+    loss = masker(torch.cat([scene, photo]), torch.cat([photo, photo]), row(3, 3)).loss
+    assert loss is not None
+    loss.backward()
+    masker.update()
+    state = masker.state()
+    assert state[f"num_updates/{WIDTH}x{HEIGHT}"].tolist() == [1]
+    # The perfect render pulls up what the other pulls down: nothing moves but where both agree.
+    assert float(state[f"exp_avg/{WIDTH}x{HEIGHT}"][0, 14:28, 28:42].abs().max()) < 1e-9
+
+
+def test_frozen_soft_mask_keeps_all_that_it_has_learnt(
+    scene: torch.Tensor, photo: torch.Tensor
+) -> None:
+    masker = build_masker("soft", MaskerSettings(), PHOTOS)
+    train_soft(masker, scene, photo, 2)
+    before = masker.state()
+    loss = masker(scene, photo, row(3)).loss
+    assert loss is not None
+    loss.backward()
+    masker.update(torch.ones(1, dtype=torch.int32))
+    assert all(torch.equal(tensor, masker.state()[name]) for name, tensor in before.items())
 
 
 def test_soft_masker_takes_no_gradient_to_the_colors(
     scene: torch.Tensor, photo: torch.Tensor
 ) -> None:
     color = scene.clone().requires_grad_()
-    loss = build_masker("soft", MaskerSettings())(color, photo, [0]).loss
+    loss = build_masker("soft", MaskerSettings(), PHOTOS)(color, photo, row(0)).loss
     assert loss is not None
     loss.backward()
     assert color.grad is None
 
 
 def test_soft_masker_is_finite_when_photo_and_render_are_equal(photo: torch.Tensor) -> None:
-    masker = build_masker("soft", MaskerSettings())
+    masker = build_masker("soft", MaskerSettings(), PHOTOS)
     train_soft(masker, photo, photo, 3)
-    assert masker(photo, photo, [3]).weight.isfinite().all()
+    assert masker(photo, photo, row(3)).weight.isfinite().all()
 
 
 def test_a_pixel_that_was_trusted_for_long_can_still_lose_its_trust(
     scene: torch.Tensor, photo: torch.Tensor
 ) -> None:
-    masker = build_masker("soft", MaskerSettings())
+    masker = build_masker("soft", MaskerSettings(), PHOTOS)
     train_soft(masker, photo, photo, 60)
     train_soft(masker, scene, photo, 60)
-    assert masker(scene, photo, [3]).weight[0][BALL].mean() < 0.5
+    assert masker(scene, photo, row(3)).weight[0][BALL].mean() < 0.5
 
 
 def test_soft_masker_continues_bit_for_bit_from_its_state(
     scene: torch.Tensor, photo: torch.Tensor
 ) -> None:
-    straight = build_masker("soft", MaskerSettings())
+    straight = build_masker("soft", MaskerSettings(), PHOTOS)
     train_soft(straight, scene, photo, 5)
-    resumed = build_masker("soft", MaskerSettings())
+    resumed = build_masker("soft", MaskerSettings(), PHOTOS)
     resumed.load_state(straight.state())
+    assert resumed.state().keys() == straight.state().keys()
     for masker in (straight, resumed):
         train_soft(masker, scene, photo, 5)
     assert straight.state().keys() == resumed.state().keys()
@@ -228,7 +302,7 @@ def test_soft_masker_continues_bit_for_bit_from_its_state(
 def test_state_is_a_copy_that_training_does_not_change(
     scene: torch.Tensor, photo: torch.Tensor
 ) -> None:
-    masker = build_masker("soft", MaskerSettings())
+    masker = build_masker("soft", MaskerSettings(), PHOTOS)
     train_soft(masker, scene, photo, 1)
     saved = masker.state()
     kept = {name: tensor.clone() for name, tensor in saved.items()}
@@ -238,7 +312,7 @@ def test_state_is_a_copy_that_training_does_not_change(
 
 def test_the_hard_masker_is_refused_without_candidates() -> None:
     with pytest.raises(ValueError, match="candidates"):
-        build_masker("hard", MaskerSettings())
+        build_masker("hard", MaskerSettings(), PHOTOS)
 
 
 @pytest.mark.parametrize(
@@ -252,13 +326,13 @@ def test_impossible_settings_are_refused(bad: dict[str, float]) -> None:
 
 def test_a_user_mask_only_takes_trust_away() -> None:
     weight = torch.full((2, 4, 4), 0.5)
-    user = torch.ones(4, 4)
-    user[:2] = 0.0
-    both = combine(weight, [user, None])
+    keep = torch.ones(2, 4, 4, dtype=torch.bool)
+    keep[0, :2] = False
+    both = combine(weight, keep)
     assert (both[0, :2] == 0).all()
     assert (both[0, 2:] == 0.5).all()
     assert torch.equal(both[1], weight[1])
-    assert combine(weight, [None, None]) is weight
+    assert combine(weight, None) is weight
 
 
 def test_quality_of_an_empty_mask_against_an_empty_truth_is_perfect() -> None:
