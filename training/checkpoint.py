@@ -44,6 +44,7 @@ class Manifest:
     Attributes:
         step: updates done.
         seconds: training time until then, over all sessions.
+        rollbacks: how often the run has gone back because of bad numbers; each halves its rates.
         dataset: digest of the data.
         config: of the run; its max_gaussians is the cap that growth went by, never None.
         digests: crc32 of each tensor's bytes, dtype and shape.
@@ -51,6 +52,7 @@ class Manifest:
 
     step: int
     seconds: float
+    rollbacks: int
     dataset: str
     config: TrainConfig
     digests: dict[str, int]
@@ -66,9 +68,16 @@ class Checkpoint:
 
 
 def save(
-    model_path: Path, state: TrainState, config: TrainConfig, dataset: str, seconds: float
+    model_path: Path,
+    state: TrainState,
+    config: TrainConfig,
+    dataset: str,
+    seconds: float,
+    rollbacks: int = 0,
 ) -> Path:
     """Write a checkpoint of the present step and drop the oldest beyond `keep_checkpoints`.
+
+    The one of step 0 only stands in until there is another.
 
     Raises:
         OSError: the file system refused; older checkpoints are untouched.
@@ -78,9 +87,12 @@ def save(
     path = path_of(model_path, state.step)
     path.with_suffix(".json").unlink(missing_ok=True)  # of an earlier save of the same step
     digests = write_tensors(path, state.tensors())
-    manifest = Manifest(state.step, seconds, dataset, config, digests)
+    manifest = Manifest(state.step, seconds, rollbacks, dataset, config, digests)
     write_atomic(path.with_suffix(".json"), _text({"format": FORMAT, **to_plain(manifest)}))
-    for old in _by_age(folder)[config.run.keep_checkpoints :]:
+    kept = _by_age(folder)[: config.run.keep_checkpoints]
+    for old in _by_age(folder):
+        if old in kept and (_step_of(old) > 0 or len(kept) == 1):
+            continue
         old.with_suffix(".json").unlink(missing_ok=True)
         old.unlink(missing_ok=True)
     return path
@@ -200,7 +212,7 @@ def _read_manifest(path: Path) -> Manifest:
 
 def _manifest(plain: dict[str, Any], where: str) -> Manifest:
     """A manifest from JSON that verifies; only one that another program wrote can fail here."""
-    kinds = {"step": int, "seconds": float, "dataset": str, "digests": dict}
+    kinds = {"step": int, "seconds": float, "rollbacks": int, "dataset": str, "digests": dict}
     for name, kind in kinds.items():
         if type(plain.get(name)) is not kind:
             raise _refused(f"{where}: '{name}' is {str(plain.get(name))[:40]!r}")

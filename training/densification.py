@@ -19,6 +19,7 @@ from training.rows import EditPlan
 from training.schedule import Schedule
 
 LARGE_SCALE = 0.1  # share of the extent above which `default` prunes after its first reset
+FEWEST_GAUSSIANS = 100  # no round of pruning leaves fewer of a set that has more
 RESET_FACTOR = 2.0  # an opacity reset leaves this multiple of the pruning threshold
 
 
@@ -151,9 +152,16 @@ class GradientStrategy:
             and step > self.schedule.reset_every
         ):
             prune |= largest > LARGE_SCALE * self.scene_scale
+        if collapses(len(prune), int((~prune).sum())):
+            prune = torch.zeros_like(prune)
         grow = within_cap(grow & ~prune, mean_grad, self.max_gaussians - int((~prune).sum()))
         split = grow & (largest > self.config.percent_dense * self.scene_scale)
         return EditPlan(keep=~prune & ~split, clone=grow & ~split, split=split)
+
+
+def collapses(before: int, after: int) -> bool:
+    """Whether a round of pruning would leave too few to go on with."""
+    return after == 0 or after < FEWEST_GAUSSIANS <= before
 
 
 def nth_largest(values: Float[Tensor, " N"], n: int) -> Float[Tensor, ""]:

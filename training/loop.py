@@ -1,5 +1,6 @@
 """The loop: step, save, report; it decides when, functions elsewhere decide what."""
 
+import shutil
 import signal
 import sys
 import time
@@ -13,11 +14,13 @@ import torch
 from tqdm import tqdm
 
 from arguments.config import TrainConfig
-from arguments.messages import ExitCode, Messages, UserError
+from arguments.messages import Messages, UserError
 from scene.gaussians import Gaussians
 from training import checkpoint
 from training.graph import choose_stepper
+from training.health import Health, Trouble, diagnose
 from training.photos import ViewSource
+from training.recovery import Recovery, slowed
 from training.run_folder import RunRecord, export
 from training.setup import Parts
 from training.step import StepStats
@@ -118,24 +121,50 @@ class Run:
 
         Raises:
             Stopped: a signal arrived; the step was finished and saved.
-            UserError: the loss is no number any more.
+            UserError: numbers or memory fail again and again.
         """
         state, last = self.parts.state, self.config.run.iterations
-        stepper = choose_stepper(state, self.views, self.parts.context, self.messages)
+        if not checkpoint.exists(self.model_path):
+            self.save()  # there is always something to go back to
         bar = tqdm(
             total=last, initial=state.step, disable=self.config.run.quiet, unit="it", smoothing=0.05
         )
         with bar, stop_requests() as request:
             while state.step < last:
-                began, first = time.perf_counter(), state.step
+                trouble = self._train_while_well(last, bar, request)
+                if trouble is not None:
+                    recovery = Recovery(self.parts, self.views, self.record, self.messages)
+                    self.config = recovery.go_back(trouble, self.config)
+                    bar.n = state.step
+
+    def _train_while_well(self, last: int, bar: tqdm, request: StopRequest) -> Trouble | None:
+        """Train until the end, or until a step fails that an older state may not fail at.
+
+        What a failed step held in memory is free once this returns.
+        """
+        state, context = self.parts.state, slowed(self.parts.context, self.record.rollbacks)
+        stepper = choose_stepper(state, self.views, context, self.messages)
+        health = Health(state, self.messages)
+        while state.step < last:
+            began, first = time.perf_counter(), state.step
+            try:
                 stats = stepper.advance(self._next_stop(stepper.stride))
-                if state.step % REPORT_EVERY == 0 or state.step == last:
-                    self._report(stats, bar)
-                self.record.seconds += time.perf_counter() - began
-                bar.update(state.step - first)
-                self._save_when_due(bar)
-                if request.number is not None:
-                    raise self._stop(request.number)
+                is_due = state.step % REPORT_EVERY == 0 or state.step == last
+                if is_due or state.result.device.type == "cpu":
+                    health.after_step(stats)
+            except Exception as failure:
+                trouble = diagnose(failure, state)
+                if trouble is None:
+                    raise
+                return trouble
+            if is_due:
+                self._report(stats, health, bar)
+            self.record.seconds += time.perf_counter() - began
+            bar.update(state.step - first)
+            self._save_when_due(bar)
+            if request.number is not None:
+                raise self._stop(request.number)
+        return None
 
     def _next_stop(self, stride: int) -> int:
         """How far steps may run before the host has something to do."""
@@ -158,15 +187,14 @@ class Run:
         every = run.checkpoint_every
         return bool(every and step % every == 0) or step in run.checkpoint_iterations
 
-    def _report(self, stats: StepStats, bar: tqdm) -> None:
+    def _report(self, stats: StepStats, health: Health, bar: tqdm) -> None:
         state = self.parts.state
         seen = Progress.of(state.step, stats, len(state.result))
-        if not torch.isfinite(torch.tensor(seen.loss)):
-            raise UserError(
-                f"step {state.step}: the loss is {seen.loss}; resume from the last checkpoint "
-                "with a lower learning rate",
-                ExitCode.NUMERICAL,
-            )
+        try:
+            health.at_report()
+        except UserError:
+            self.save()
+            raise
         bar.set_postfix_str(
             f"loss {seen.loss:.4f}, PSNR {seen.psnr:.1f}, {seen.num_gaussians} Gaussians, "
             f"masked {seen.masked:.0%}",
@@ -177,13 +205,24 @@ class Run:
     def _save_when_due(self, bar: tqdm) -> None:
         step, run = self.parts.state.step, self.config.run
         if self._saves_at(step):
-            self.save()
+            self._save_if_possible()
         if step in run.save_iterations and step != run.iterations:
             export(self.model_path, self.parts.state.result, step)
         if step in run.test_iterations:
             bar.write(
                 f"step {step}: test PSNR {self.hooks.measure(self.parts.state.result):.2f} dB",
                 file=sys.stderr,
+            )
+
+    def _save_if_possible(self) -> None:
+        """Save; where the disk refuses, say so and go on until the next time."""
+        try:
+            self.save()
+        except OSError as failure:
+            free = shutil.disk_usage(self.model_path.parent).free
+            self.messages.warn(
+                f"checkpoint {self.parts.state.step} not saved: {failure.strerror} "
+                f"({free / 1e6:.0f} MB free); keeping the one before"
             )
 
     def _stop(self, number: int) -> Stopped:
@@ -201,6 +240,7 @@ class Run:
             self.config,
             self.record.dataset,
             self.record.seconds,
+            self.record.rollbacks,
         )
         self.note_progress()
         return path

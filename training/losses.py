@@ -1,5 +1,6 @@
 """The named terms of a step's loss, from pictures and trust weights; knows no Gaussians."""
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
@@ -67,10 +68,23 @@ def only_where_distrusted(
     return torch.lerp(color.detach(), color, 1 - weight[..., None])
 
 
+class NonFiniteError(Exception):
+    """A step met a number that is none."""
+
+
 def weighted_sum(terms: list[LossTerm]) -> Float[Tensor, ""]:
-    """What is minimized."""
+    """What is minimized.
+
+    Raises:
+        NonFiniteError: on the CPU, where looking costs nothing: before a bad number spreads to all
+            that is learnt.
+    """
     values = torch.stack([term.value for term in terms])
-    return (values * _constants(tuple(term.weight for term in terms), values.device)).sum()
+    loss = (values * _constants(tuple(term.weight for term in terms), values.device)).sum()
+    if loss.device.type == "cpu" and not math.isfinite(float(loss.detach())):
+        bad = [term.name for term in terms if not math.isfinite(float(term.value.detach()))]
+        raise NonFiniteError(f"the loss is not finite ({', '.join(bad) or 'its sum'})")
+    return loss
 
 
 @cache

@@ -124,6 +124,11 @@ class ViewSource:
             for row, view_id in enumerate(photos.view_ids)
         }
         self._places = [places[view_id] for view_id in capture.train]
+        self._photo_names = [capture.views[view_id].name for view_id in capture.train]
+
+    def names(self, drawn: list[int]) -> tuple[str, ...]:
+        """What the photos of drawn views are called."""
+        return tuple(self._photo_names[number] for number in drawn)
 
     def draw(self, step: int, names: list[str]) -> list[int]:
         """A view for each branch, independently, uniformly, with replacement.

@@ -164,7 +164,7 @@ def prepare(config: TrainConfig, record: RunRecord, messages: Messages) -> Run:
     run = Run(config, parts, views, record, messages, hooks)
     if found is not None:
         checkpoint.restore(found, parts.state)
-        record.seconds = found.manifest.seconds
+        record.seconds, record.rollbacks = found.manifest.seconds, found.manifest.rollbacks
         messages.note(f"resuming from step {found.manifest.step} (verified)")
     write_atomic(folder / CONFIG, to_json(config).encode())
     describe_plan(config, parts, views, messages)

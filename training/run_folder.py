@@ -37,6 +37,8 @@ class RunRecord:
         step: updates done.
         code: exit code; None while it runs, and where nobody was left to give one.
         seconds: training time over all sessions, without loading and writing.
+        rollbacks: how often it has gone back to a checkpoint because of bad numbers.
+        backoffs: how often it has gone back because memory ran out.
     """
 
     status: Status
@@ -44,6 +46,8 @@ class RunRecord:
     code: int | None = None
     reason: str = ""
     seconds: float = 0.0
+    rollbacks: int = 0
+    backoffs: int = 0
     num_gaussians: int = 0
     max_gaussians: int = 0
     device: str = ""
@@ -205,8 +209,12 @@ def remove_run(folder: Path) -> None:
     """
     for name in ("checkpoints", "point_cloud", "renders", "tensorboard"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (RECORD, CONFIG, "metrics.json"):
-        (folder / name).unlink(missing_ok=True)
+    for path in (*(folder / n for n in (RECORD, CONFIG, "metrics.json")), *_replays(folder)):
+        path.unlink(missing_ok=True)
+
+
+def _replays(folder: Path) -> Iterator[Path]:
+    return folder.glob("nonfinite_*")
 
 
 def _recorded_step(folder: Path) -> int:

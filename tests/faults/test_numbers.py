@@ -1,0 +1,207 @@
+"""A number that is none is found within a step, named, kept, and got rid of; twice at most."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from arguments.cli import parse_train
+from arguments.messages import ExitCode, Messages, UserError
+from scene.tensor_file import read_tensors
+from training.densification import FEWEST_GAUSSIANS
+from training.health import IDLE_STEPS, Health
+from training.loop import Run
+from training.memory import Memory
+from training.recovery import RATE_SHARE, slowed
+from training.run import prepare
+from training.run_folder import RunRecord
+
+LAST, INJECTED = 45, 20
+ROW = 5
+PARAMETERS = ("means", "quats", "log_scales", "opacity_logits", "sh0", "shN")
+
+
+@pytest.fixture
+def make(tiny_capture: Path, tmp_path: Path) -> Callable[..., Run]:
+    """Prepares runs that save a checkpoint every 15 steps."""
+
+    def prepared(*extra: str) -> Run:
+        line = ["-s", str(tiny_capture), "-m", str(tmp_path), "--iterations", str(LAST), "--quiet"]
+        line += ["--checkpoint_every", "15", *extra]
+        tmp_path.mkdir(exist_ok=True)
+        return prepare(parse_train(line)[0], RunRecord("running", 0), Messages(quiet=True))
+
+    return prepared
+
+
+def spoil(run: Run, tensor: Callable[[Run], torch.Tensor], value: float, times: int = 1) -> None:
+    """Put a bad number into a tensor at the first looks that the run takes at itself."""
+    left = [times]
+
+    def inject(_: object) -> None:
+        if left[0] > 0 and run.parts.state.step >= INJECTED:
+            left[0] -= 1
+            with torch.no_grad():
+                tensor(run)[ROW] = value
+
+    run.hooks = dataclasses.replace(run.hooks, progress=inject)
+
+
+def gaussians(run: Run, branch: int, name: str) -> torch.Tensor:
+    """A parameter of a branch."""
+    return getattr(run.parts.state.branches[branch].gaussians, name)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf], ids=["nan", "inf"])
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_bad_parameter_is_named_with_gaussian_and_photo_and_the_run_recovers(
+    name: str, value: float, make: Callable[..., Run], tmp_path: Path
+) -> None:
+    run = make("--method", "single")
+    spoil(run, lambda r: gaussians(r, 0, name), value)
+    run.train()
+    warning = next(text for text in run.messages.warnings if "is not finite" in text)
+    found_at, named = warning.split(": ", 1)
+    # The next step, or the parameter's turn where no photo shows its bad number.
+    step = int(found_at.removeprefix("step "))
+    assert INJECTED <= step < INJECTED + len(PARAMETERS)
+    assert named.startswith(f"{name} of Gaussian {ROW} (branch a) is not finite")
+    assert "photo '" in warning
+    assert "back to step 15 with half the learning rates" in warning
+    assert (run.parts.state.step, run.record.rollbacks) == (LAST, 1)
+    assert all(t.isfinite().all() for t in run.parts.state.tensors().values())
+    replay = tmp_path / f"nonfinite_{step:06d}.safetensors"
+    assert not dict(read_tensors(replay))[f"a/gaussians/{name}"][ROW].isfinite().all()
+    assert json.loads(replay.with_suffix(".json").read_text())["photos"]
+
+
+@pytest.mark.parametrize("moment", ["exp_avg", "exp_avg_sq"])
+def test_bad_moment_is_found_within_a_step(moment: str, make: Callable[..., Run]) -> None:
+    run = make("--method", "single")
+    spoil(run, lambda r: getattr(r.parts.state.trained[0].optimizer, moment)["means"], torch.nan)
+    run.train()
+    warning = next(text for text in run.messages.warnings if "is not finite" in text)
+    assert f"Gaussian {ROW} (branch a) is not finite" in warning
+    assert int(warning.removeprefix("step ").split(":")[0]) <= INJECTED + 1
+    assert run.parts.state.step == LAST
+
+
+@pytest.mark.parametrize("branch", [0, 1], ids=["live", "average"])
+def test_every_branch_of_ema_is_watched(branch: int, make: Callable[..., Run]) -> None:
+    run = make("--method", "ema", "--branch_masks", "none", "--agreement_from_iter", "2")
+    spoil(run, lambda r: gaussians(r, branch, "means"), torch.nan)
+    run.train()
+    name = run.parts.state.branches[branch].name
+    assert any(f"means of Gaussian {ROW} (branch {name})" in w for w in run.messages.warnings)
+    assert (run.parts.state.step, run.record.rollbacks) == (LAST, 1)
+
+
+def test_third_time_ends_the_run_and_leaves_the_last_good_checkpoint(
+    make: Callable[..., Run], tmp_path: Path
+) -> None:
+    run = make("--method", "single")
+    spoil(run, lambda r: gaussians(r, 0, "means"), torch.nan, times=3)
+    with pytest.raises(UserError, match="gave up after 2 returns, the last good") as end:
+        run.train()
+    assert end.value.code == ExitCode.NUMERICAL
+    assert run.record.rollbacks == 2
+    assert sorted(path.name for path in (tmp_path / "checkpoints").glob("*.json")) == [
+        "step_000015.json"
+    ]
+
+
+def test_lower_rates_outlive_a_resume(make: Callable[..., Run]) -> None:
+    run = make("--method", "single")
+    spoil(run, lambda r: gaussians(r, 0, "means"), torch.nan)
+    run.train()
+    again = make("--method", "single", "--resume", "--iterations", "50")
+    assert again.record.rollbacks == 1
+    slow = slowed(again.parts.context, again.record.rollbacks).config.optimization
+    assert slow.opacity_lr == RATE_SHARE * again.config.optimization.opacity_lr
+
+
+def test_out_of_memory_goes_back_with_a_lower_cap_and_ends_with_5_the_third_time(
+    make: Callable[..., Run],
+) -> None:
+    run = make("--method", "single")
+    count = len(run.parts.state.result)
+
+    def fail(_: object) -> None:
+        if run.parts.state.step >= INJECTED:
+            gaussians(run, 0, "means").register_hook(no_memory)
+
+    def no_memory(_: torch.Tensor) -> None:
+        torch.empty(1 << 60, dtype=torch.uint8)  # the allocator's own words
+
+    run.hooks = dataclasses.replace(run.hooks, progress=fail)
+    with pytest.raises(UserError, match=r"out of memory with .* gave up after 2 returns") as end:
+        run.train()
+    assert end.value.code == ExitCode.MEMORY
+    assert run.record.backoffs == 2
+    assert run.config.run.max_gaussians == int(0.8 * count)
+    assert run.parts.state.trained[0].strategy.max_gaussians == int(0.8 * count)
+
+
+def test_other_errors_are_not_taken_for_bad_numbers(make: Callable[..., Run]) -> None:
+    run = make("--method", "single")
+
+    def fail(_: torch.Tensor) -> None:
+        raise ZeroDivisionError("a bug")
+
+    gaussians(run, 0, "means").register_hook(fail)
+    with pytest.raises(ZeroDivisionError):
+        run.train()
+    assert run.record.rollbacks == 0
+
+
+def test_set_that_would_vanish_is_not_pruned_and_said(make: Callable[..., Run]) -> None:
+    run = make(
+        *("--method", "single", "--prune_opacity", "0.99", "--densify_grad_threshold", "1e9"),
+        *(
+            "--densification_interval",
+            "5",
+            "--densify_from_iter",
+            "2",
+            "--densify_until_iter",
+            "40",
+        ),
+    )
+    run.train()
+    assert len(run.parts.state.result) >= FEWEST_GAUSSIANS
+
+
+def test_few_gaussians_are_said_once(make: Callable[..., Run]) -> None:
+    run = make("--method", "single", "--max_gaussians", "50")
+    run.train()
+    said = [text for text in run.messages.warnings if "Gaussians are left" in text]
+    assert len(said) == 1
+
+
+def test_idle_gaussians_are_said(make: Callable[..., Run]) -> None:
+    run = make("--method", "single")
+    state, messages = run.parts.state, Messages(quiet=True)
+    health = Health(state, messages)
+    growth = state.trained[0].growth
+    growth.count += 1
+    growth.grad_sum[: int(0.4 * len(growth.count))] = 1e-9
+    state.step += IDLE_STEPS - 1
+    health.at_report()
+    assert messages.warnings == []
+    state.step += 1
+    health.at_report()
+    health.at_report()
+    assert [text.split(" of the visible")[0] for text in messages.warnings] == ["step 500: 60%"]
+
+
+def test_run_that_nears_the_end_of_host_memory_saves_and_ends_with_5(
+    make: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = make("--method", "single")
+    monkeypatch.setattr("training.health.host_memory", lambda: Memory(10**9, 10**7))
+    with pytest.raises(UserError, match=r"host memory: 0\.01 of 1\.00 GB free") as end:
+        run.train()
+    assert end.value.code == ExitCode.MEMORY
+    assert (tmp_path / "checkpoints" / "step_000020.json").is_file()
