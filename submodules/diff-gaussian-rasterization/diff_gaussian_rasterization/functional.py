@@ -124,12 +124,7 @@ def rasterization(
             `pair_capacity`).
         RuntimeError: an argument has the wrong dtype, device or shape.
     """
-    if rasterize_mode not in ("classic", "antialiased"):
-        raise ValueError(
-            f"rasterize_mode must be 'classic' or 'antialiased', got {rasterize_mode!r}"
-        )
-    if depth not in ("none", "accumulated", "expected"):
-        raise ValueError(f"depth must be 'none', 'accumulated' or 'expected', got {depth!r}")
+    _check_options(rasterize_mode, depth, pair_capacity)
     sh0, shN, features = _split_colors(colors, sh_degree, check=pair_capacity is None)
     projection = project(
         means,
@@ -157,9 +152,6 @@ def rasterization(
         torch.zeros_like(projection.means2d, requires_grad=True) if absgrad and tracked else None
     )
     shown = projection.colors if features is None else features[None]
-    if pair_capacity is not None and pair_capacity < 0:
-        raise ValueError(f"pair_capacity must be None or at least 0, got {pair_capacity}")
-    learns = torch.is_grad_enabled() and (shown.requires_grad or projection.means2d.requires_grad)
     splats = (
         projection.means2d,
         projection.conics,
@@ -171,28 +163,17 @@ def rasterization(
     )
     sizes = [len(means)] if set_sizes is None else list(set_sizes)
     mode = DepthMode.NONE if depth == "none" else DepthMode.LINEAR
+    learns = torch.is_grad_enabled() and (shown.requires_grad or projection.means2d.requires_grad)
     if tile_lists is None:
         capacity = EXACT if pair_capacity is None else pair_capacity
         color, alpha, accumulated, _, lists, counts = ops.blend(
             *splats, probe, sizes, width, height, mode, geometry_grad, learns, capacity
         )
     else:
-        if learns:
-            raise ValueError("tile_lists of another call serve pictures without gradients only")
-        if tile_lists.num_gaussians != len(means):
-            raise ValueError(
-                f"tile_lists are of {tile_lists.num_gaussians} Gaussians, got {len(means)}"
-            )
-        lists = tile_lists.state
+        lists = _shared_lists(tile_lists, len(means), learns)
         color, alpha, accumulated = ops.blend_shared(*splats, lists, sizes, width, height, mode)
         counts = means.new_full((3,), -1, dtype=torch.int32)
-    seen = None
-    if depth == "accumulated":
-        seen = accumulated
-    elif depth == "expected":
-        # Where nothing was hit both are zero, and so is the quotient; a smaller floor would turn
-        # the gradient of such a pixel into infinity.
-        seen = accumulated / alpha.clamp_min(MIN_COVERAGE)
+    seen = _depth(depth, accumulated, alpha)
     if set_sizes is None:
         color, alpha, seen = color[0], alpha[0], None if seen is None else seen[0]
     # Without geometry gradients the centres are no leaf of anything that learns.
@@ -200,6 +181,37 @@ def rasterization(
     return Rasterization(
         color, alpha, seen, means2d, probe, projection.radii, counts, TileLists(lists, len(means))
     )
+
+
+def _check_options(rasterize_mode: str, depth: str, pair_capacity: int | None) -> None:
+    if rasterize_mode not in ("classic", "antialiased"):
+        raise ValueError(
+            f"rasterize_mode must be 'classic' or 'antialiased', got {rasterize_mode!r}"
+        )
+    if depth not in ("none", "accumulated", "expected"):
+        raise ValueError(f"depth must be 'none', 'accumulated' or 'expected', got {depth!r}")
+    if pair_capacity is not None and pair_capacity < 0:
+        raise ValueError(f"pair_capacity must be None or at least 0, got {pair_capacity}")
+
+
+def _shared_lists(tile_lists: TileLists, num_gaussians: int, learns: bool) -> Tensor:
+    if learns:
+        raise ValueError("tile_lists of another call serve pictures without gradients only")
+    if tile_lists.num_gaussians != num_gaussians:
+        raise ValueError(
+            f"tile_lists are of {tile_lists.num_gaussians} Gaussians, got {num_gaussians}"
+        )
+    return tile_lists.state
+
+
+def _depth(depth: Depth, accumulated: Tensor, alpha: Tensor) -> Tensor | None:
+    if depth == "none":
+        return None
+    if depth == "accumulated":
+        return accumulated
+    # Where nothing was hit both are zero, and so is the quotient; a smaller floor would turn the
+    # gradient of such a pixel into infinity.
+    return accumulated / alpha.clamp_min(MIN_COVERAGE)
 
 
 def project(
