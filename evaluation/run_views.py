@@ -15,7 +15,8 @@ from arguments.messages import Messages, UserError
 from evaluation.metrics import quantise
 from gaussian_renderer import render_image
 from gaussian_renderer.device import choose_device
-from masks.maskers import Masker
+from masks.features import PatchFilterBank
+from masks.maskers import Comparison, Masker
 from scene.capture import Capture, load_capture
 from scene.gaussians import Gaussians
 from training import checkpoint
@@ -75,7 +76,8 @@ class RunViews:
         color = self.color(view_id)[None]
         image = self.capture.image(view_id).to(color.device)[None].float() / 255
         row = torch.tensor([self._row(view_id)], device=color.device)
-        return masker(color, image, row).weight[0].cpu()
+        seen = Comparison([color], image, PatchFilterBank()).of(0)
+        return masker(seen, row).weight[0].cpu()
 
     def _row(self, view_id: int) -> int:
         """Where a photo is among those of its size, by which a masker knows it."""

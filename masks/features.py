@@ -143,13 +143,18 @@ class PatchFilterBank:
 
 @torch.no_grad()
 def feature_residual(
-    color: Float[Tensor, "C H W 3"],
+    color: Float[Tensor, "B H W 3"],
     image: Float[Tensor, "C H W 3"],
     features: FeatureExtractor,
-) -> Float[Tensor, "C H W"]:
-    """One minus the cosine between the features of `color` and `image`, per pixel, in [0, 2]."""
-    both = F.normalize(features(torch.cat([color, image])), dim=-1)
-    of_color, of_image = both.chunk(2)
-    residual = (1.0 - (of_color * of_image).sum(dim=-1)).clamp(0.0, 2.0)
+) -> Float[Tensor, "B H W"]:
+    """One minus the cosine between the features of `color` and `image`, per pixel, in [0, 2].
+
+    Args:
+        color: one or several renderings of all images, one after another.
+    """
+    vectors = F.normalize(features(torch.cat([color, image])), dim=-1)
+    of_color, of_image = vectors[: len(color)], vectors[len(color) :]
+    of_color = of_color.unflatten(0, (-1, len(image)))
+    residual = (1.0 - (of_color * of_image).sum(dim=-1)).clamp(0.0, 2.0).flatten(0, 1)
     size = list(image.shape[1:3])
     return F.interpolate(residual[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]

@@ -1,10 +1,12 @@
 """Which pixels of a photo may teach, given what the model renders there now.
 
-A masker gets colours and images; it renders nothing and does not know how its weights are used.
+A masker gets renderings held against photos; it renders nothing and does not know how its weights
+are used.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import Literal, Protocol, runtime_checkable
 
@@ -15,7 +17,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from masks.candidates import Candidates, SegmentBank
-from masks.features import FeatureExtractor, FeatureSettings, PatchFilterBank, feature_residual
+from masks.features import FeatureExtractor, feature_residual
 
 MaskerKind = Literal["none", "hard", "soft"]
 CandidateSource = Callable[[int], Candidates]
@@ -48,9 +50,6 @@ class MaskerSettings:
 
     learning_rate: float = 0.1
     """Step size of the soft mask's logits."""
-
-    features: FeatureSettings = field(default_factory=FeatureSettings)
-    """The patch filters behind the feature residual."""
 
     def __post_init__(self) -> None:
         """Refuse values that no masker can use."""
@@ -106,11 +105,10 @@ class Masker(Protocol):
 
     def __call__(
         self,
-        color: Float[Tensor, "C H W 3"],
-        image: Float[Tensor, "C H W 3"],
+        seen: "Evidence",
         rows: Int[Tensor, " C"],
     ) -> MaskResult:
-        """Trust of each pixel of `image`, of which `color` is the present rendering.
+        """Trust of each pixel of the photos that a rendering was held against.
 
         Args:
             rows: which photos of the `PhotoSet` of that size these are.
@@ -135,12 +133,11 @@ class TrustAll:
 
     def __call__(
         self,
-        color: Float[Tensor, "C H W 3"],  # noqa: ARG002 - the protocol's arguments
-        image: Float[Tensor, "C H W 3"],
-        rows: Int[Tensor, " C"],  # noqa: ARG002
+        seen: "Evidence",
+        rows: Int[Tensor, " C"],  # noqa: ARG002 - the protocol's arguments
     ) -> MaskResult:
         """Weight 1 everywhere."""
-        return MaskResult(image.new_ones(image.shape[:3]))
+        return MaskResult(seen.image.new_ones(seen.image.shape[:3]))
 
     def update(self, frozen: Int[Tensor, "1"] | None = None) -> None:
         """Nothing to learn."""
@@ -181,16 +178,84 @@ def excess(residual: Float[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
     return ((residual - usual) / CLEAR_EXCESS).clamp(0.0, 1.0)
 
 
-def trust_by_excess(residual: Float[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
-    """Full trust up to the photo's usual residual, none where it is clearly exceeded."""
-    return 1.0 - excess(residual)
-
-
 def trust_by_span(residual: Float[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
     """From 0 at the largest residual of each photo to 1 at its smallest, as in AsymGS."""
     low = residual.amin(dim=(1, 2), keepdim=True)
     span = residual.amax(dim=(1, 2), keepdim=True) - low
     return 1.0 - (residual - low) / span.clamp_min(1e-12)
+
+
+class Comparison:
+    """Renderings of the same photos by several branches, held against the photos.
+
+    What is asked of one rendering is computed for all of them at once, and only when asked for.
+    """
+
+    def __init__(
+        self,
+        colors: Sequence[Float[Tensor, "C H W 3"]],
+        image: Float[Tensor, "C H W 3"],
+        features: FeatureExtractor,
+    ) -> None:
+        self.colors = [color.detach() for color in colors]
+        self.image = image
+        self._features = features
+
+    def of(self, number: int) -> "Evidence":
+        """What there is to say of one rendering."""
+        return Evidence(self, number)
+
+    @cached_property
+    def by_feature(self) -> list[Float[Tensor, "C H W"]]:
+        """One minus the cosine between the features of each rendering and of the photos."""
+        return list(self._of_all.split(len(self.image)))
+
+    @cached_property
+    def distrust(self) -> list[Float[Tensor, "C H W"]]:
+        """By how much each pixel exceeds its photo's usual feature residual, in [0, 1]."""
+        return list(excess(self._of_all).split(len(self.image)))
+
+    @cached_property
+    def _of_all(self) -> Float[Tensor, "B H W"]:
+        return feature_residual(torch.cat(self.colors), self.image, self._features)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One rendering of some photos among those of a comparison."""
+
+    comparison: Comparison
+    number: int
+
+    @property
+    def image(self) -> Float[Tensor, "C H W 3"]:
+        """The photos."""
+        return self.comparison.image
+
+    @property
+    def by_color(self) -> Float[Tensor, "C H W"]:
+        """Mean absolute difference over the channels."""
+        return color_residual(self.comparison.colors[self.number], self.image)
+
+    @property
+    def by_feature(self) -> Float[Tensor, "C H W"]:
+        """One minus the cosine between the features."""
+        return self.comparison.by_feature[self.number]
+
+    @property
+    def distrust(self) -> Float[Tensor, "C H W"]:
+        """By how much the feature residual exceeds the photo's usual one, in [0, 1]."""
+        return self.comparison.distrust[self.number]
+
+
+def trust_of_the_usual(seen: Evidence) -> Float[Tensor, "C H W"]:
+    """Full trust up to the photo's usual residual, none where it is clearly exceeded."""
+    return 1.0 - seen.distrust
+
+
+def trust_of_the_best(seen: Evidence) -> Float[Tensor, "C H W"]:
+    """Trust stretched over the residuals that each photo has."""
+    return trust_by_span(seen.by_feature)
 
 
 class CandidateMasker(TrustAll):
@@ -205,12 +270,10 @@ class CandidateMasker(TrustAll):
     def __init__(
         self,
         settings: MaskerSettings,
-        features: FeatureExtractor,
         photos: Sequence[PhotoSet],
         candidates: CandidateSource,
     ) -> None:
         self._settings = settings
-        self._features = features
         self._photos = photos
         self._candidates = candidates
         self._banks: dict[tuple[int, int], SegmentBank] = {}
@@ -218,29 +281,28 @@ class CandidateMasker(TrustAll):
     @torch.no_grad()
     def __call__(
         self,
-        color: Float[Tensor, "C H W 3"],
-        image: Float[Tensor, "C H W 3"],
+        seen: "Evidence",
         rows: Int[Tensor, " C"],
     ) -> MaskResult:
         """0 inside distractor segments, 1 elsewhere."""
         settings = self._settings
-        by_color = color_residual(color, image)
-        by_feature = feature_residual(color, image, self._features)
+        by_color, by_feature = seen.by_color, seen.by_feature
         is_high = (by_color > quantile(by_color, settings.quantile)) & (
             by_feature > quantile(by_feature, settings.feature_quantile)
         )
-        weight = self._static(is_high, by_feature, rows).to(image.dtype)
+        weight = self._static(is_high, seen, rows).to(by_color.dtype)
         if settings.dilation:
             reach = settings.dilation
             weight = -F.max_pool2d(-weight, 2 * reach + 1, stride=1, padding=reach)
         return MaskResult(weight)
 
     def _static(
-        self, is_high: Bool[Tensor, "C H W"], residual: Float[Tensor, "C H W"], rows: Tensor
+        self, is_high: Bool[Tensor, "C H W"], seen: "Evidence", rows: Int[Tensor, " C"]
     ) -> Bool[Tensor, "C H W"]:
         """The pixels of no distractor."""
+        residual = seen.by_feature
         segments = self._bank(residual).at(rows)
-        quantities = torch.stack([is_high.to(residual.dtype), residual, excess(residual)], dim=1)
+        quantities = torch.stack([is_high.to(residual.dtype), residual, seen.distrust], dim=1)
         high, differs, distrusted = segments.density(quantities).unbind(1)
         usual = is_high.flatten(1).mean(dim=1, keepdim=True, dtype=torch.float64)
         chosen = (high > usual) & (differs > self._settings.min_feature_residual)
@@ -312,13 +374,10 @@ class PixelwiseMasker:
     BETAS = (0.9, 0.999)
     EPSILON = 1e-15
     UNBIASED_AFTER = 20_000  # updates, after which Adam's corrections are 1 in float32
-    TARGETS = MappingProxyType({"excess": trust_by_excess, "minmax": trust_by_span})
+    TARGETS = MappingProxyType({"excess": trust_of_the_usual, "minmax": trust_of_the_best})
 
-    def __init__(
-        self, settings: MaskerSettings, features: FeatureExtractor, photos: Sequence[PhotoSet]
-    ) -> None:
+    def __init__(self, settings: MaskerSettings, photos: Sequence[PhotoSet]) -> None:
         self._settings = settings
-        self._features = features
         self._photos = photos
         self._banks: dict[tuple[int, int], PixelLogits] = {}
         self._saved: dict[str, Tensor] = {}
@@ -333,14 +392,12 @@ class PixelwiseMasker:
 
     def __call__(
         self,
-        color: Float[Tensor, "C H W 3"],
-        image: Float[Tensor, "C H W 3"],
+        seen: "Evidence",
         rows: Int[Tensor, " C"],
     ) -> MaskResult:
         """The learned trust, and its distance from what the feature residual says now."""
-        residual = feature_residual(color.detach(), image, self._features)
-        target = self.TARGETS[self._settings.soft_target](residual)
-        bank = self._bank(residual)
+        target = self.TARGETS[self._settings.soft_target](seen)
+        bank = self._bank(target)
         logits = bank.logits[rows].requires_grad_()
         self._drawn.append(Drawn(bank, rows, logits))
         weight = torch.sigmoid(self.SHARPNESS * logits)
@@ -416,24 +473,19 @@ class PixelwiseMasker:
 
 
 def _candidate_masker(
-    settings: MaskerSettings,
-    features: FeatureExtractor,
-    photos: Sequence[PhotoSet],
-    candidates: CandidateSource | None,
+    settings: MaskerSettings, photos: Sequence[PhotoSet], candidates: CandidateSource | None
 ) -> Masker:
     if candidates is None:
         raise ValueError("the hard masker needs candidates")
-    return CandidateMasker(settings, features, photos, candidates)
+    return CandidateMasker(settings, photos, candidates)
 
 
-Builder = Callable[
-    [MaskerSettings, FeatureExtractor, Sequence[PhotoSet], CandidateSource | None], Masker
-]
+Builder = Callable[[MaskerSettings, Sequence[PhotoSet], CandidateSource | None], Masker]
 
 MASKERS: dict[MaskerKind, Builder] = {
     "none": lambda *_: TrustAll(),
     "hard": _candidate_masker,
-    "soft": lambda settings, features, photos, _: PixelwiseMasker(settings, features, photos),
+    "soft": lambda settings, photos, _: PixelwiseMasker(settings, photos),
 }
 """Every kind of masker by name; a new one is a class and an entry."""
 
@@ -443,14 +495,11 @@ def build_masker(
     settings: MaskerSettings,
     photos: Sequence[PhotoSet],
     candidates: CandidateSource | None = None,
-    features: FeatureExtractor | None = None,
 ) -> Masker:
     """The masker of that kind.
 
     Args:
         photos: all training photos, by size.
         candidates: view id to candidates at the size of its image; only `hard` asks for them.
-        features: what the feature residual compares; None takes the fixed patch filters.
     """
-    extractor = features if features is not None else PatchFilterBank(settings.features)
-    return MASKERS[kind](settings, extractor, photos, candidates)
+    return MASKERS[kind](settings, photos, candidates)

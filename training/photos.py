@@ -59,11 +59,11 @@ def cameras_of(capture: Capture, photos: PhotoSet, device: torch.device) -> Came
     return Cameras.of([capture.views[i].camera for i in photos.view_ids]).to(device)
 
 
-def upload(host: Tensor, device: torch.device) -> Tensor:
-    """A copy on the device that the host does not wait for."""
-    if device.type != "cuda":
-        return host.to(device)
-    return host.pin_memory().to(device, non_blocking=True)
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device; where it has to be copied there, the host does not wait for it."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class PhotoBank:
@@ -96,18 +96,15 @@ class PhotoBank:
         Args:
             rows: on the device, or on the host where the photos are there.
         """
-        on_device = upload(rows, self._device) if rows.device != self._device else rows
+        on_device = upload(rows, self._device)
+        at_photos = on_device if self.is_on_device else rows
         return ViewBatch(
             self.cameras.rows(on_device),
-            self._fetched(self._images, rows),
-            None if self._keep is None else self._fetched(self._keep, rows),
+            upload(self._images[at_photos], self._device),
+            None if self._keep is None else upload(self._keep[at_photos], self._device),
             on_device,
             owners,
         )
-
-    def _fetched(self, stored: Tensor, rows: Int[Tensor, " C"]) -> Tensor:
-        found = stored[rows]
-        return found if found.device.type == self._device.type else upload(found, self._device)
 
 
 class ViewSource:

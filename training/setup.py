@@ -10,6 +10,7 @@ from arguments.config import MaskKind, TrainConfig
 from arguments.messages import Messages
 from gaussian_renderer.device import choose_device
 from masks.candidates import Candidates
+from masks.features import PatchFilterBank
 from masks.maskers import (
     CandidateSource,
     Masker,
@@ -127,6 +128,7 @@ def build(
         scene_scale=capture.scene_scale,
         agreement_weight=agreement_weight(config),
         cameras=cameras,
+        features=PatchFilterBank(),
     )
     state = TrainState(branches)
     state.lay_out()

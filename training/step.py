@@ -14,7 +14,9 @@ from torch.nn.functional import mse_loss
 
 from arguments.config import TrainConfig
 from gaussian_renderer import Render
+from masks.features import FeatureExtractor
 from masks.files import combine
+from masks.maskers import Comparison
 from scene.cameras import Cameras
 from training.branches import RenderSettings, TrainedBranch, Update, render_branches
 from training.losses import (
@@ -40,6 +42,7 @@ class StepContext:
     Attributes:
         agreement_weight: of the loss between the branches.
         cameras: of all training views, a batch for each size.
+        features: by which masks compare pictures with photos.
     """
 
     config: TrainConfig
@@ -47,6 +50,7 @@ class StepContext:
     scene_scale: float
     agreement_weight: float
     cameras: list[Cameras]
+    features: FeatureExtractor
 
 
 @dataclass(frozen=True)
@@ -137,13 +141,18 @@ class Shown:
     """Views of one size, and what branches show of them.
 
     Attributes:
-        photos: their images in [0, 1].
         renders: by the number of the branch, trained ones first.
+        compared: what trained branches show, in their order, held against the photos.
     """
 
     views: ViewBatch
-    photos: Float[Tensor, "C H W 3"]
     renders: dict[int, Render]
+    compared: Comparison
+
+    @property
+    def photos(self) -> Float[Tensor, "C H W 3"]:
+        """Their images in [0, 1]."""
+        return self.compared.image
 
 
 @dataclass(frozen=True)
@@ -178,7 +187,7 @@ def train_step(
     """
     filter_2d = context.config.optimization.filter
     settings = RenderSettings(numbers.background, mode.sh_degree, filter_2d, pair_capacity)
-    shown = _show(state, views, settings, mode)
+    shown = _show(state, views, settings, mode, context)
     if guard is not None:
         _watch(shown, guard, NO_LIMIT if pair_capacity is None else pair_capacity)
 
@@ -225,27 +234,40 @@ def refine(state: TrainState, context: StepContext) -> bool:
 
 
 def _show(
-    state: TrainState, views: list[ViewBatch], settings: RenderSettings, mode: StepMode
+    state: TrainState,
+    views: list[ViewBatch],
+    settings: RenderSettings,
+    mode: StepMode,
+    context: StepContext,
 ) -> list[Shown]:
     """Every view by every branch if the branches must agree, else by the branch that owns it."""
     if mode.agrees:
         return [
-            Shown(
+            _held_against(
                 batch,
-                batch.images / 255,
                 dict(enumerate(render_branches(state.branches, batch.cameras, settings))),
+                state,
+                context,
             )
             for batch in views
         ]
     singles = [batch.only(i) for batch in views for i in range(len(batch.owners))]
     return [
-        Shown(
+        _held_against(
             one,
-            one.images / 255,
             {one.owners[0]: state.trained[one.owners[0]].render(one.cameras, settings)},
+            state,
+            context,
         )
         for one in singles
     ]
+
+
+def _held_against(
+    views: ViewBatch, renders: dict[int, Render], state: TrainState, context: StepContext
+) -> Shown:
+    colors = [render.color for number, render in renders.items() if number < len(state.trained)]
+    return Shown(views, renders, Comparison(colors, views.images / 255, context.features))
 
 
 def _watch(shown: list[Shown], guard: Guard, capacity: int) -> None:
@@ -269,6 +291,7 @@ def _lesson(
     """
     config, render = context.config, seen.renders[number]
     views, photos, color = seen.views, seen.photos, render.color
+    evidence = seen.compared.of(list(seen.renders).index(number))
     camera = views.owners.index(number) if number in views.owners else None
     first = 0
     if config.agreement.supervision == "own" and len(views.owners) > 1:
@@ -276,7 +299,8 @@ def _lesson(
             return []
         views, photos, color = views.only(camera), photos[camera, None], color[camera, None]
         first = camera
-    result = branch.maskers[mode.turns[number]](color.detach(), photos, views.rows)
+        evidence = Comparison([color], photos, context.features).of(0)
+    result = branch.maskers[mode.turns[number]](evidence, views.rows)
     weight = combine(result.weight, views.keep)
     if camera is not None:
         branch.strategy.step_pre_backward(branch.growth, render)

@@ -334,3 +334,35 @@ def test_a_capacity_that_suffices_changes_no_bit(device: torch.device) -> None:
     assert torch.equal(exact.counts, roomy.counts)
     with pytest.raises(ValueError, match="pair_capacity must be None or at least 0, got -3"):
         rasterization(*scene.arguments, pair_capacity=-3)
+
+
+def test_lists_of_the_same_model_draw_the_same_picture(device: torch.device) -> None:
+    scene = make_scene(200, cameras=2, device=device).to(torch.float32)
+    live = rasterization(*scene.arguments, depth="accumulated")
+    with torch.no_grad():
+        again = rasterization(*scene.arguments, depth="accumulated", tile_lists=live.tile_lists)
+    assert torch.equal(again.color, live.color)
+    assert torch.equal(again.depth, live.depth)
+
+
+def test_lists_of_another_model_draw_this_one_in_their_order(device: torch.device) -> None:
+    scene = make_scene(200, cameras=2, device=device).to(torch.float32)
+    live = rasterization(*scene.arguments)
+    moved = scene.to(torch.float32, requires_grad=False)
+    moved.colors.mul_(0.5)  # no part of the order or of the tiles
+    moved.opacities[50:] *= 1e-6  # out of sight
+    shared = rasterization(*moved.arguments, tile_lists=live.tile_lists)
+    _close(shared.color, rasterization(*moved.arguments).color)
+
+
+def test_lists_that_do_not_fit_are_refused(device: torch.device) -> None:
+    scene = make_scene(20, device=device).to(torch.float32)
+    lists = rasterization(*scene.arguments).tile_lists
+    with pytest.raises(ValueError, match="without gradients only"):
+        rasterization(*scene.arguments, tile_lists=lists)
+    fewer = scene.rows(slice(0, 19)).to(torch.float32, requires_grad=False)
+    with pytest.raises(ValueError, match="tile_lists are of 20 Gaussians, got 19"):
+        rasterization(*fewer.arguments, tile_lists=lists)
+    smaller = replace(scene.to(torch.float32, requires_grad=False), width=16)
+    with pytest.raises(RuntimeError, match="lists must come from a blend of as"):
+        rasterization(*smaller.arguments, tile_lists=lists)

@@ -105,6 +105,16 @@ def test_unseen_gaussians_get_the_largest_filter() -> None:
     assert measured[2] == measured.max() == measured[1]
 
 
+def test_filter_does_not_depend_on_how_cameras_come_together(generator: torch.Generator) -> None:
+    means = 3 * torch.randn(50, 3, generator=generator)
+    apart = [camera_at(z, focal) for z, focal in ((2.0, 100.0), (4.0, 200.0), (7.0, 50.0))]
+    viewmats, Ks = torch.cat([c.viewmats for c in apart]), torch.cat([c.Ks for c in apart])
+    together = smoothing_filter(means, [Cameras(viewmats, Ks, 100, 100)])
+    assert torch.equal(smoothing_filter(means, apart), together)
+    alone = [smoothing_filter(means, [camera]) for camera in apart]
+    assert not any(torch.equal(one, together) for one in alone)
+
+
 def test_fusing_the_filter_keeps_volume_times_opacity() -> None:
     some = gaussians(2, scale=0.1)
     some.filter_3d = torch.tensor([0.0, 0.2])

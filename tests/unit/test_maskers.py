@@ -5,15 +5,18 @@ import pytest
 import torch
 
 from masks.candidates import Candidates
+from masks.features import PatchFilterBank
 from masks.files import combine
 from masks.maskers import (
+    Comparison,
+    Evidence,
     Masker,
     MaskerKind,
     MaskerSettings,
     PhotoSet,
     build_masker,
+    excess,
     quantile,
-    trust_by_excess,
     trust_by_span,
 )
 from masks.quality import mask_quality, proposal_quality
@@ -55,6 +58,11 @@ def row(*rows: int) -> torch.Tensor:
     return torch.tensor(rows)
 
 
+def seen(color: torch.Tensor, image: torch.Tensor) -> Evidence:
+    """A rendering held against its photo."""
+    return Comparison([color], image, PatchFilterBank()).of(0)
+
+
 def hard(candidates: Candidates, settings: MaskerSettings | None = None) -> Masker:
     return build_masker("hard", settings or MaskerSettings(), PHOTOS, lambda _: candidates)
 
@@ -64,7 +72,7 @@ def test_weights_lie_between_0_and_1(
     kind: MaskerKind, scene: torch.Tensor, photo: torch.Tensor, candidates: Candidates
 ) -> None:
     result = build_masker(kind, MaskerSettings(), PHOTOS, lambda _: candidates)(
-        scene, photo, row(0)
+        seen(scene, photo), row(0)
     )
     assert result.weight.shape == (1, HEIGHT, WIDTH)
     assert not result.weight.requires_grad
@@ -75,7 +83,7 @@ def test_weights_lie_between_0_and_1(
 def test_a_planted_distractor_is_found_and_nothing_else(
     scene: torch.Tensor, photo: torch.Tensor, candidates: Candidates
 ) -> None:
-    weight = hard(candidates)(scene, photo, row(0)).weight[0]
+    weight = hard(candidates)(seen(scene, photo), row(0)).weight[0]
     truth = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
     truth[BALL] = True
     assert mask_quality(weight < 0.5, truth).iou == 1.0
@@ -85,14 +93,14 @@ def test_flipping_the_image_flips_the_mask(
     scene: torch.Tensor, photo: torch.Tensor, candidates: Candidates
 ) -> None:
     flipped = Candidates(candidates.labels.flip(2))
-    straight = hard(candidates)(scene, photo, row(0)).weight
-    mirrored = hard(flipped)(scene.flip(2), photo.flip(2), row(0)).weight
+    straight = hard(candidates)(seen(scene, photo), row(0)).weight
+    mirrored = hard(flipped)(seen(scene.flip(2), photo.flip(2)), row(0)).weight
     assert torch.equal(mirrored.flip(2), straight)
 
 
 def test_without_candidates_everything_is_trusted(scene: torch.Tensor, photo: torch.Tensor) -> None:
     none = Candidates(torch.zeros(2, HEIGHT, WIDTH, dtype=torch.int32))
-    assert (hard(none)(scene, photo, row(0)).weight == 1).all()
+    assert (hard(none)(seen(scene, photo), row(0)).weight == 1).all()
 
 
 def test_a_segment_that_is_no_candidate_stays_trusted_whatever_its_residual(
@@ -100,14 +108,14 @@ def test_a_segment_that_is_no_candidate_stays_trusted_whatever_its_residual(
 ) -> None:
     elsewhere = torch.zeros(1, HEIGHT, WIDTH, dtype=torch.int32)
     elsewhere[0, 60:, 60:] = 1
-    weight = hard(Candidates(elsewhere))(scene, photo, row(0)).weight[0]
+    weight = hard(Candidates(elsewhere))(seen(scene, photo), row(0)).weight[0]
     assert (weight[BALL] == 1).all()
 
 
 def test_a_perfect_render_is_trusted_as_a_whole(
     photo: torch.Tensor, candidates: Candidates
 ) -> None:
-    assert (hard(candidates)(photo, photo, row(0)).weight == 1).all()
+    assert (hard(candidates)(seen(photo, photo), row(0)).weight == 1).all()
 
 
 def test_a_photo_without_distractors_keeps_its_candidates(
@@ -115,9 +123,9 @@ def test_a_photo_without_distractors_keeps_its_candidates(
 ) -> None:
     render = scene.clone()
     render[0, 45:60, 5:25] += 0.02  # the largest error of the photo, and yet a small one
-    assert (hard(candidates)(render, scene, row(0)).weight == 1).all()
+    assert (hard(candidates)(seen(render, scene), row(0)).weight == 1).all()
     paper = MaskerSettings(min_feature_residual=0.0)
-    assert (hard(candidates, paper)(render, scene, row(0)).weight == 0).any()
+    assert (hard(candidates, paper)(seen(render, scene), row(0)).weight == 0).any()
 
 
 def test_a_clear_distractor_is_found_beside_a_larger_and_stronger_one(
@@ -126,17 +134,17 @@ def test_a_clear_distractor_is_found_beside_a_larger_and_stronger_one(
     photo = scene.clone()
     photo[0][BALL] = torch.tensor([1.0, 0.0, 1.0])
     photo[0, 42:70, 0:28] = torch.tensor([0.7, 0.1, 0.1])  # two patches by two, candidate 2 inside
-    weight = hard(candidates)(scene, photo, row(0)).weight[0]
+    weight = hard(candidates)(seen(scene, photo), row(0)).weight[0]
     assert (weight[BALL] == 0).all()
     assert (weight[45:60, 5:25] == 0).all()
     paper = MaskerSettings(certain_excess=1.0)
-    assert (hard(candidates, paper)(scene, photo, row(0)).weight[0, 45:60, 5:25] == 1).all()
+    assert (hard(candidates, paper)(seen(scene, photo), row(0)).weight[0, 45:60, 5:25] == 1).all()
 
 
 def test_dilation_grows_the_distractor_by_that_many_pixels(
     scene: torch.Tensor, photo: torch.Tensor, candidates: Candidates
 ) -> None:
-    weight = hard(candidates, MaskerSettings(dilation=3))(scene, photo, row(0)).weight[0]
+    weight = hard(candidates, MaskerSettings(dilation=3))(seen(scene, photo), row(0)).weight[0]
     expected = torch.ones(HEIGHT, WIDTH)
     expected[11:45, 25:59] = 0
     assert torch.equal(weight, expected)
@@ -145,7 +153,7 @@ def test_dilation_grows_the_distractor_by_that_many_pixels(
 def test_candidates_of_another_size_are_refused(scene: torch.Tensor) -> None:
     wrong = Candidates(torch.ones(1, HEIGHT, WIDTH + 1, dtype=torch.int32))
     with pytest.raises(ValueError, match="view 0"):
-        hard(wrong)(scene, scene, row(0))
+        hard(wrong)(seen(scene, scene), row(0))
 
 
 def test_quantile_leaves_the_share_below_it() -> None:
@@ -155,7 +163,7 @@ def test_quantile_leaves_the_share_below_it() -> None:
 
 def train_soft(masker: Masker, scene: torch.Tensor, photo: torch.Tensor, steps: int) -> None:
     for _ in range(steps):
-        loss = masker(scene, photo, row(3)).loss
+        loss = masker(seen(scene, photo), row(3)).loss
         assert loss is not None
         loss.backward()
         masker.update()
@@ -165,22 +173,22 @@ def test_soft_masker_starts_trusting_and_learns_to_distrust_the_distractor(
     scene: torch.Tensor, photo: torch.Tensor
 ) -> None:
     masker = build_masker("soft", MaskerSettings(), PHOTOS)
-    assert masker(scene, photo, row(3)).weight.min() > 0.999
+    assert masker(seen(scene, photo), row(3)).weight.min() > 0.999
     train_soft(masker, scene, photo, 30)
-    weight = masker(scene, photo, row(3)).weight[0]
+    weight = masker(seen(scene, photo), row(3)).weight[0]
     assert weight[BALL].mean() < 0.5
     assert weight[50:].mean() > 0.9
 
 
 def test_a_photo_in_another_light_is_not_distrusted_as_a_whole(scene: torch.Tensor) -> None:
     residual = torch.linspace(0.5, 0.7, 100).reshape(1, 10, 10)
-    assert (trust_by_excess(residual) == 1).float().mean() >= 0.5
-    assert trust_by_excess(residual + 0.1).allclose(trust_by_excess(residual))
+    assert (excess(residual) == 0).float().mean() >= 0.5
+    assert excess(residual + 0.1).allclose(excess(residual))
 
 
 def test_a_clean_photo_stays_trusted_unless_it_is_stretched(scene: torch.Tensor) -> None:
     residual = torch.linspace(0.0, 0.1, 100).reshape(1, 10, 10)
-    assert (trust_by_excess(residual) == 1).all()
+    assert (excess(residual) == 0).all()
     assert trust_by_span(residual).min() == 0
 
 
@@ -188,11 +196,11 @@ def test_soft_masker_learns_nothing_about_a_photo_that_was_not_drawn(
     scene: torch.Tensor, photo: torch.Tensor
 ) -> None:
     masker = build_masker("soft", MaskerSettings(), PHOTOS)
-    masker(scene, photo, row(8))
-    before = masker(scene, photo, row(8)).weight
+    masker(seen(scene, photo), row(8))
+    before = masker(seen(scene, photo), row(8)).weight
     masker.update()
     train_soft(masker, scene, photo, 2)
-    assert torch.equal(masker(scene, photo, row(8)).weight, before)
+    assert torch.equal(masker(seen(scene, photo), row(8)).weight, before)
     assert masker.state()[f"rows/{WIDTH}x{HEIGHT}"].tolist() == [3]
 
 
@@ -205,11 +213,23 @@ def test_photos_are_judged_together_as_they_are_alone(
     masker = build_masker("hard", MaskerSettings(), photos, lambda i: sources[i])
     colors = torch.cat([scene, scene.flip(2), scene])
     images = torch.cat([photo, photo.flip(2), photo])
-    together = masker(colors, images, row(0, 1, 2)).weight
+    together = masker(seen(colors, images), row(0, 1, 2)).weight
     for i in range(3):
-        alone = masker(colors[i : i + 1], images[i : i + 1], row(i)).weight[0]
+        alone = masker(seen(colors[i : i + 1], images[i : i + 1]), row(i)).weight[0]
         assert torch.equal(together[i], alone)
     assert [bool((weight == 0).any()) for weight in together] == [True, True, False]
+
+
+def test_renderings_are_compared_together_as_they_are_alone(
+    scene: torch.Tensor, photo: torch.Tensor
+) -> None:
+    colors, image = [torch.cat([scene, photo]), torch.cat([photo, scene])], torch.cat([photo] * 2)
+    together = Comparison(colors, image, PatchFilterBank())
+    for i, color in enumerate(colors):
+        one, alone = together.of(i), seen(color, image)
+        for name in ("by_color", "by_feature", "distrust"):
+            torch.testing.assert_close(getattr(one, name), getattr(alone, name))
+    assert not torch.equal(together.of(0).distrust, together.of(1).distrust)
 
 
 def test_soft_masks_of_two_photos_learn_together_as_they_do_alone(
@@ -219,12 +239,12 @@ def test_soft_masks_of_two_photos_learn_together_as_they_do_alone(
     alone = build_masker("soft", MaskerSettings(), PHOTOS)
     colors, images = torch.cat([scene, photo]), torch.cat([photo, photo])
     for _ in range(3):
-        loss = both(colors, images, row(3, 8)).loss
+        loss = both(seen(colors, images), row(3, 8)).loss
         assert loss is not None
         (2 * loss).backward()
         both.update()
         for i in range(2):
-            single = alone(colors[i : i + 1], images[i : i + 1], row((3, 8)[i])).loss
+            single = alone(seen(colors[i : i + 1], images[i : i + 1]), row((3, 8)[i])).loss
             assert single is not None
             single.backward()
         alone.update()
@@ -236,7 +256,7 @@ def test_a_photo_that_was_drawn_twice_learns_once_from_both_gradients(
     scene: torch.Tensor, photo: torch.Tensor
 ) -> None:
     masker = build_masker("soft", MaskerSettings(), PHOTOS)
-    loss = masker(torch.cat([scene, photo]), torch.cat([photo, photo]), row(3, 3)).loss
+    loss = masker(seen(torch.cat([scene, photo]), torch.cat([photo, photo])), row(3, 3)).loss
     assert loss is not None
     loss.backward()
     masker.update()
@@ -252,7 +272,7 @@ def test_frozen_soft_mask_keeps_all_that_it_has_learnt(
     masker = build_masker("soft", MaskerSettings(), PHOTOS)
     train_soft(masker, scene, photo, 2)
     before = masker.state()
-    loss = masker(scene, photo, row(3)).loss
+    loss = masker(seen(scene, photo), row(3)).loss
     assert loss is not None
     loss.backward()
     masker.update(torch.ones(1, dtype=torch.int32))
@@ -263,7 +283,7 @@ def test_soft_masker_takes_no_gradient_to_the_colors(
     scene: torch.Tensor, photo: torch.Tensor
 ) -> None:
     color = scene.clone().requires_grad_()
-    loss = build_masker("soft", MaskerSettings(), PHOTOS)(color, photo, row(0)).loss
+    loss = build_masker("soft", MaskerSettings(), PHOTOS)(seen(color, photo), row(0)).loss
     assert loss is not None
     loss.backward()
     assert color.grad is None
@@ -272,7 +292,7 @@ def test_soft_masker_takes_no_gradient_to_the_colors(
 def test_soft_masker_is_finite_when_photo_and_render_are_equal(photo: torch.Tensor) -> None:
     masker = build_masker("soft", MaskerSettings(), PHOTOS)
     train_soft(masker, photo, photo, 3)
-    assert masker(photo, photo, row(3)).weight.isfinite().all()
+    assert masker(seen(photo, photo), row(3)).weight.isfinite().all()
 
 
 def test_a_pixel_that_was_trusted_for_long_can_still_lose_its_trust(
@@ -281,7 +301,7 @@ def test_a_pixel_that_was_trusted_for_long_can_still_lose_its_trust(
     masker = build_masker("soft", MaskerSettings(), PHOTOS)
     train_soft(masker, photo, photo, 60)
     train_soft(masker, scene, photo, 60)
-    assert masker(scene, photo, row(3)).weight[0][BALL].mean() < 0.5
+    assert masker(seen(scene, photo), row(3)).weight[0][BALL].mean() < 0.5
 
 
 def test_soft_masker_continues_bit_for_bit_from_its_state(

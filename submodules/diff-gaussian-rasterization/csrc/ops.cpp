@@ -26,6 +26,11 @@ TORCH_LIBRARY(twinsplat_raster, m) {
       "geometry_grad, bool keep_state, int capacity) -> (Tensor color, Tensor alpha, "
       "Tensor depth, Tensor splats, Tensor state, Tensor counts)");
   m.def(
+      "blend_shared(Tensor means2d, Tensor conics, Tensor opacities, Tensor colors, Tensor depths, "
+      "Tensor radii, Tensor? backgrounds, Tensor lists, int[] set_sizes, int width, int height, "
+      "int "
+      "depth_mode) -> (Tensor color, Tensor alpha, Tensor depth)");
+  m.def(
       "blend_backward(Tensor v_color, Tensor? v_alpha, Tensor? v_depth, Tensor splats, Tensor "
       "state, Tensor "
       "means2d, Tensor conics, "

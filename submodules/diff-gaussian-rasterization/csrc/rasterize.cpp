@@ -224,6 +224,35 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> blend_cpu(
   return {color, alpha, depth, at::empty({0}, options.dtype(at::kByte)), state, counts};
 }
 
+std::tuple<Tensor, Tensor, Tensor> blend_shared_cpu(const Tensor& means2d, const Tensor& conics,
+                                                    const Tensor& opacities, const Tensor& colors,
+                                                    const Tensor& depths, const Tensor& radii,
+                                                    const OptionalTensor& backgrounds,
+                                                    const Tensor& lists, at::IntArrayRef set_sizes,
+                                                    int64_t width, int64_t height,
+                                                    int64_t depth_mode) {
+  const char* op = "blend_shared";
+  const BlendTensors a = blend_tensors(op, means2d, conics, opacities, colors, depths, radii,
+                                       backgrounds, set_sizes, width, height, depth_mode);
+  check(op, "lists", lists, {kAny}, means2d.device(), at::kByte);
+  const BlendInputs in = blend_inputs(a, set_sizes.size(), width, height, depth_mode);
+  const int64_t* header = reinterpret_cast<const int64_t*>(lists.const_data_ptr());
+  TORCH_CHECK(lists.size(0) > 64 && header[2] == in.num_sections && header[3] == in.num_gaussians &&
+                  header[4] == in.tiles() && header[5] == in.padded_values(),
+              op, ": lists must come from a blend of as many sets, cameras, Gaussians, pixels and ",
+              "channels that kept its state");
+  const int64_t S = int64_t(set_sizes.size()), C = means2d.size(0);
+  const auto options = means2d.options();
+  Tensor color = reused_empty({S, C, height, width, in.channels}, options),
+         alpha = reused_empty({S, C, height, width}, options);
+  Tensor depth =
+      depth_mode ? reused_empty({S, C, height, width}, options) : reused_empty({0}, options);
+  const BlendOutputs out{color.data_ptr<float>(), alpha.data_ptr<float>(),
+                         depth_mode ? depth.data_ptr<float>() : nullptr};
+  raster::blend_shared(in, lists.const_data_ptr(), lists.size(0), out, at::get_num_threads());
+  return {color, alpha, depth};
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> blend_backward_cpu(
     const Tensor& v_color, const OptionalTensor& v_alpha, const OptionalTensor& v_depth,
     const Tensor& splats, const Tensor& state, const Tensor& means2d, const Tensor& conics,
@@ -276,5 +305,6 @@ TORCH_LIBRARY_IMPL(twinsplat_raster, CPU, m) {
   m.impl("project", &raster::project_cpu);
   m.impl("project_backward", &raster::project_backward_cpu);
   m.impl("blend", &raster::blend_cpu);
+  m.impl("blend_shared", &raster::blend_shared_cpu);
   m.impl("blend_backward", &raster::blend_backward_cpu);
 }

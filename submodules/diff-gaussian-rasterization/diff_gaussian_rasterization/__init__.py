@@ -2,7 +2,7 @@
 
 from diff_gaussian_rasterization._library import supports_device
 from diff_gaussian_rasterization.activations import Activated, activate
-from diff_gaussian_rasterization.functional import Rasterization, rasterization
+from diff_gaussian_rasterization.functional import Rasterization, TileLists, rasterization
 from diff_gaussian_rasterization.inria import GaussianRasterizationSettings, GaussianRasterizer
 from diff_gaussian_rasterization.losses import photometric_loss, ssim_map
 from diff_gaussian_rasterization.machine import instruction_set
@@ -15,6 +15,7 @@ __all__ = [
     "GaussianRasterizationSettings",
     "GaussianRasterizer",
     "Rasterization",
+    "TileLists",
     "activate",
     "adam_rates",
     "adam_step_",

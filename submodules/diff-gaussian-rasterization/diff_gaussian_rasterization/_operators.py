@@ -62,6 +62,13 @@ def _blend_fake(*arguments: Any) -> tuple[Tensor, ...]:
     )
 
 
+def _blend_shared_fake(*arguments: Any) -> tuple[Tensor, ...]:
+    means2d, _, _, colors, _, _, _, _, set_sizes, width, height, depth_mode = arguments
+    shape = (len(set_sizes), means2d.shape[0], height, width)
+    new = means2d.new_empty
+    return new(*shape, colors.shape[2]), new(shape), new(shape if depth_mode else (0,))
+
+
 def _blend_backward_fake(*arguments: Any) -> tuple[Tensor, ...]:
     means2d, conics, opacities, colors, depths = arguments[5:10]
     depth_mode, geometry, absolute = arguments[-3:]
@@ -172,4 +179,5 @@ def _register(name: str, fake: Any, backward: Any = None, setup: Any = None) -> 
 _register("project", _project_fake, _project_backward, _project_setup)
 _register("project_backward", _project_backward_fake)
 _register("blend", _blend_fake, _blend_backward, _blend_setup)
+_register("blend_shared", _blend_shared_fake)
 _register("blend_backward", _blend_backward_fake)

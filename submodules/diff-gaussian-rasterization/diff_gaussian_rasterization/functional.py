@@ -16,6 +16,19 @@ Depth = Literal["none", "accumulated", "expected"]
 
 
 @dataclass(frozen=True)
+class TileLists:
+    """The order of depth and the splats of each tile of one call, for another call.
+
+    Attributes:
+        state: bytes that the operators understand; none if nothing in that call got a gradient.
+        num_gaussians: of that call.
+    """
+
+    state: Tensor
+    num_gaussians: int
+
+
+@dataclass(frozen=True)
 class Rasterization:
     """What one call rendered; C cameras, M Gaussians, D channels.
 
@@ -29,7 +42,9 @@ class Rasterization:
             per pixel, or None.
         radii: [C, M] int32, three standard deviations in pixels; 0 where nothing can be seen.
         counts: [3] int32 on the device: splats in view, (splat, tile) pairs, and the first row that
-            is not finite or -1. More pairs than `pair_capacity` mean incomplete pictures.
+            is not finite or -1. More pairs than `pair_capacity` mean incomplete pictures. All -1
+            where `tile_lists` were given.
+        tile_lists: for another call that may draw in the same order.
     """
 
     color: Tensor
@@ -39,6 +54,7 @@ class Rasterization:
     absgrad: Tensor | None
     radii: Tensor
     counts: Tensor
+    tile_lists: TileLists
 
 
 @dataclass(frozen=True)
@@ -75,6 +91,7 @@ def rasterization(
     absgrad: bool = False,
     geometry_grad: bool = True,
     pair_capacity: int | None = None,
+    tile_lists: TileLists | None = None,
 ) -> Rasterization:
     """Render Gaussians into cameras, differentiably.
 
@@ -98,18 +115,16 @@ def rasterization(
         pair_capacity: None makes lists of the size that they need, for which a GPU is waited for
             once. A number of (splat, tile) pairs makes room for so many and waits for nothing, as
             a CUDA graph must; `counts` then says whether they were enough and all rows finite.
+        tile_lists: those of another call with as many sets, Gaussians, cameras, pixels and
+            channels, whose order and tiles are taken instead of making them anew: an approximation
+            for a model that hardly differs, such as a running average. Only without gradients.
 
     Raises:
         ValueError: an option is unknown or an argument is not finite (on a GPU only without
             `pair_capacity`).
         RuntimeError: an argument has the wrong dtype, device or shape.
     """
-    if rasterize_mode not in ("classic", "antialiased"):
-        raise ValueError(
-            f"rasterize_mode must be 'classic' or 'antialiased', got {rasterize_mode!r}"
-        )
-    if depth not in ("none", "accumulated", "expected"):
-        raise ValueError(f"depth must be 'none', 'accumulated' or 'expected', got {depth!r}")
+    _check_options(rasterize_mode, depth, pair_capacity)
     sh0, shN, features = _split_colors(colors, sh_degree, check=pair_capacity is None)
     projection = project(
         means,
@@ -137,9 +152,7 @@ def rasterization(
         torch.zeros_like(projection.means2d, requires_grad=True) if absgrad and tracked else None
     )
     shown = projection.colors if features is None else features[None]
-    if pair_capacity is not None and pair_capacity < 0:
-        raise ValueError(f"pair_capacity must be None or at least 0, got {pair_capacity}")
-    color, alpha, accumulated, _, _, counts = ops.blend(
+    splats = (
         projection.means2d,
         projection.conics,
         projection.opacities,
@@ -147,27 +160,58 @@ def rasterization(
         projection.depths,
         projection.radii,
         _per_camera(backgrounds, len(viewmats)),
-        probe,
-        [len(means)] if set_sizes is None else list(set_sizes),
-        width,
-        height,
-        DepthMode.NONE if depth == "none" else DepthMode.LINEAR,
-        geometry_grad,
-        torch.is_grad_enabled() and (shown.requires_grad or projection.means2d.requires_grad),
-        EXACT if pair_capacity is None else pair_capacity,
     )
-    seen = None
-    if depth == "accumulated":
-        seen = accumulated
-    elif depth == "expected":
-        # Where nothing was hit both are zero, and so is the quotient; a smaller floor would turn
-        # the gradient of such a pixel into infinity.
-        seen = accumulated / alpha.clamp_min(MIN_COVERAGE)
+    sizes = [len(means)] if set_sizes is None else list(set_sizes)
+    mode = DepthMode.NONE if depth == "none" else DepthMode.LINEAR
+    learns = torch.is_grad_enabled() and (shown.requires_grad or projection.means2d.requires_grad)
+    if tile_lists is None:
+        capacity = EXACT if pair_capacity is None else pair_capacity
+        color, alpha, accumulated, _, lists, counts = ops.blend(
+            *splats, probe, sizes, width, height, mode, geometry_grad, learns, capacity
+        )
+    else:
+        lists = _shared_lists(tile_lists, len(means), learns)
+        color, alpha, accumulated = ops.blend_shared(*splats, lists, sizes, width, height, mode)
+        counts = means.new_full((3,), -1, dtype=torch.int32)
+    seen = _depth(depth, accumulated, alpha)
     if set_sizes is None:
         color, alpha, seen = color[0], alpha[0], None if seen is None else seen[0]
     # Without geometry gradients the centres are no leaf of anything that learns.
     means2d = projection.means2d if geometry_grad else projection.means2d.detach()
-    return Rasterization(color, alpha, seen, means2d, probe, projection.radii, counts)
+    return Rasterization(
+        color, alpha, seen, means2d, probe, projection.radii, counts, TileLists(lists, len(means))
+    )
+
+
+def _check_options(rasterize_mode: str, depth: str, pair_capacity: int | None) -> None:
+    if rasterize_mode not in ("classic", "antialiased"):
+        raise ValueError(
+            f"rasterize_mode must be 'classic' or 'antialiased', got {rasterize_mode!r}"
+        )
+    if depth not in ("none", "accumulated", "expected"):
+        raise ValueError(f"depth must be 'none', 'accumulated' or 'expected', got {depth!r}")
+    if pair_capacity is not None and pair_capacity < 0:
+        raise ValueError(f"pair_capacity must be None or at least 0, got {pair_capacity}")
+
+
+def _shared_lists(tile_lists: TileLists, num_gaussians: int, learns: bool) -> Tensor:
+    if learns:
+        raise ValueError("tile_lists of another call serve pictures without gradients only")
+    if tile_lists.num_gaussians != num_gaussians:
+        raise ValueError(
+            f"tile_lists are of {tile_lists.num_gaussians} Gaussians, got {num_gaussians}"
+        )
+    return tile_lists.state
+
+
+def _depth(depth: Depth, accumulated: Tensor, alpha: Tensor) -> Tensor | None:
+    if depth == "none":
+        return None
+    if depth == "accumulated":
+        return accumulated
+    # Where nothing was hit both are zero, and so is the quotient; a smaller floor would turn the
+    # gradient of such a pixel into infinity.
+    return accumulated / alpha.clamp_min(MIN_COVERAGE)
 
 
 def project(

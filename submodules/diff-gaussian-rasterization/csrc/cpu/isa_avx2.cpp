@@ -18,8 +18,8 @@ namespace raster {
 
 extern const Kernels kernels_avx2;
 const Kernels kernels_avx2{
-    "avx2",           &::project,   &::project_backward,   &::bin,
-    &::scratch_bytes, &::blend_any, &::blend_backward_any,
+    "avx2",  &::project,       &::project_backward, &::bin,
+    &::pack, &::scratch_bytes, &::blend_any,        &::blend_backward_any,
 };
 
 }  // namespace raster

@@ -18,8 +18,8 @@ namespace raster {
 
 extern const Kernels kernels_avx512;
 const Kernels kernels_avx512{
-    "avx512",         &::project,   &::project_backward,   &::bin,
-    &::scratch_bytes, &::blend_any, &::blend_backward_any,
+    "avx512", &::project,       &::project_backward, &::bin,
+    &::pack,  &::scratch_bytes, &::blend_any,        &::blend_backward_any,
 };
 
 }  // namespace raster

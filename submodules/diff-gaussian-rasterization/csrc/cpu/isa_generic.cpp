@@ -15,8 +15,8 @@ namespace raster {
 
 extern const Kernels kernels_generic;
 const Kernels kernels_generic{
-    "generic",        &::project,   &::project_backward,   &::bin,
-    &::scratch_bytes, &::blend_any, &::blend_backward_any,
+    "generic", &::project,       &::project_backward, &::bin,
+    &::pack,   &::scratch_bytes, &::blend_any,        &::blend_backward_any,
 };
 
 }  // namespace raster

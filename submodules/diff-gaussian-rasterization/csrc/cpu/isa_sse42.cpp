@@ -17,8 +17,8 @@ namespace raster {
 
 extern const Kernels kernels_sse42;
 const Kernels kernels_sse42{
-    "sse42",          &::project,   &::project_backward,   &::bin,
-    &::scratch_bytes, &::blend_any, &::blend_backward_any,
+    "sse42", &::project,       &::project_backward, &::bin,
+    &::pack, &::scratch_bytes, &::blend_any,        &::blend_backward_any,
 };
 
 }  // namespace raster

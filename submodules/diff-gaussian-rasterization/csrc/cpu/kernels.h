@@ -164,6 +164,7 @@ struct Kernels {
   int64_t (*bin)(const BlendInputs&, int64_t base, const Key* keys, int64_t begin, int64_t end,
                  Splat* splats, int32_t* lengths, int32_t* histogram, int32_t* tiles,
                  int64_t capacity, int64_t* used);
+  Splat (*pack)(const BlendInputs&, int64_t row, int32_t gaussian);
   int64_t (*scratch_bytes)(const BlendInputs&);
   void (*blend_tile)(const BlendInputs&, const BlendState&, const BlendOutputs&, int64_t section,
                      int64_t tile, void* scratch);
@@ -183,6 +184,10 @@ using Allocate = void* (*)(void* context, int64_t bytes);
 void blend(const BlendInputs&, const int64_t* set_sizes, int64_t num_sets, int64_t num_cameras,
            const BlendOutputs&, Allocate allocate, void* context, int threads);
 void blend_backward(const BlendInputs&, void* state, const BlendGradients&, int threads);
+// The same picture from other splats in the order and the tiles of a blend of equal sizes, whose
+// state is `lists`.
+void blend_shared(const BlendInputs&, const void* lists, int64_t bytes, const BlendOutputs&,
+                  int threads);
 int slot_width(const BlendInputs&);
 
 }  // namespace raster

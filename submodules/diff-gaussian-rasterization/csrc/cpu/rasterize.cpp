@@ -65,6 +65,7 @@ struct Memory {
   Workspace<int64_t> counts;
   Workspace<int32_t> lengths;
   Workspace<float> slots;
+  Workspace<char> lists;
   std::vector<ThreadMemory> threads;
 };
 
@@ -145,6 +146,16 @@ BlendState view_of(const Layout& l, char* base) {
   s.transmittance = reinterpret_cast<float*>(base + l.transmittance);
   s.last = reinterpret_cast<int32_t*>(base + l.last);
   return s;
+}
+
+// Colours of a Gaussian and its depth, filled up with zeros.
+void copy_values(const BlendInputs& in, const float* colors, int64_t first_row, int64_t gaussian,
+                 float* value) {
+  for (int d = 0; d < in.channels; ++d) value[d] = colors[gaussian * in.channels + d];
+  for (int d = in.channels; d < in.padded_values(); ++d) value[d] = 0;
+  if (in.depth == DepthMode::none) return;
+  const float z = in.depths[first_row + gaussian];
+  value[in.channels] = in.depth == DepthMode::linear ? z : 1.0f / z;
 }
 
 int64_t part(int64_t n, int i, int parts) { return n * i / parts; }
@@ -276,7 +287,8 @@ void blend(const BlendInputs& in, const int64_t* set_sizes, int64_t num_sets, in
   // 4. Pairs into tile lists: a thread's pairs come after those of the threads before it.
   const Layout places = layout(in, num_splats, num_pairs);
   char* const base = static_cast<char*>(allocate(context, places.bytes));
-  int64_t header[8] = {num_splats, num_pairs, num_sections, 0, 0, 0, 0, 0};
+  int64_t header[8] = {
+      num_splats, num_pairs, num_sections, in.num_gaussians, tiles, in.padded_values(), 0, 0};
   for (const int64_t end :
        {places.sections, places.splats, places.values, places.tile_offsets, places.slot_offsets,
         places.pairs, places.masks, places.transmittance, places.last, places.bytes})
@@ -314,14 +326,7 @@ void blend(const BlendInputs& in, const int64_t* set_sizes, int64_t num_sets, in
       const int64_t end = section.first_splat + part(section.num_splats, thread + 1, team);
       for (int64_t i = section.first_splat + part(section.num_splats, thread, team); i < end; ++i) {
         state.splats[i] = splats[i];
-        float* value = state.values + i * padded;
-        const int64_t gaussian = splats[i].gaussian;
-        for (int d = 0; d < in.channels; ++d) value[d] = colors[gaussian * in.channels + d];
-        for (int d = in.channels; d < padded; ++d) value[d] = 0;
-        if (in.depth != DepthMode::none) {
-          const float z = in.depths[row + gaussian];
-          value[in.channels] = in.depth == DepthMode::linear ? z : 1.0f / z;
-        }
+        copy_values(in, colors, row, splats[i].gaussian, state.values + i * padded);
         state.slot_offsets[i] = slot;
         for (int32_t k = 0; k < lengths[i]; ++k, ++slot, ++tile)
           pairs[cursor[*tile]++] = {int32_t(i - section.first_splat),
@@ -333,6 +338,40 @@ void blend(const BlendInputs& in, const int64_t* set_sizes, int64_t num_sets, in
   // 5. Tiles.
   const int64_t bytes = kernels().scratch_bytes(in);
   for (int t = 0; t < threads; ++t) m.threads[t].scratch_of(bytes);
+  over_tiles(in, threads, [&](int64_t section, int64_t tile, int thread) {
+    kernels().blend_tile(in, state, out, section, tile, m.threads[thread].scratch);
+  });
+}
+
+void blend_shared(const BlendInputs& in, const void* lists, int64_t bytes, const BlendOutputs& out,
+                  int threads) {
+  Memory& m = memory();
+  const std::lock_guard<std::mutex> lock(m.busy);
+  if (int(m.threads.size()) < threads) m.threads = std::vector<ThreadMemory>(threads);
+  char* const buffer = m.lists.at_least(bytes);
+  std::memcpy(buffer, lists, bytes);
+  int64_t header[8];
+  std::memcpy(header, buffer, sizeof header);
+  const BlendState state = view_of(layout(in, header[0], header[1]), buffer);
+  parallel(threads, [&](int thread, int team) {
+    for (int64_t s = 0; s < in.num_sections; ++s) {
+      const Section& section = state.sections[s];
+      const int64_t row = section.camera * in.num_gaussians + section.first_row;
+      const float* colors =
+          in.colors + section.camera * in.colors_camera_stride + section.first_row * in.channels;
+      const int64_t end = section.first_splat + part(section.num_splats, thread + 1, team);
+      for (int64_t i = section.first_splat + part(section.num_splats, thread, team); i < end; ++i) {
+        const int32_t gaussian = state.splats[i].gaussian;
+        if (in.radii[row + gaussian] > 0)
+          state.splats[i] = kernels().pack(in, row + gaussian, gaussian);
+        else  // seen by the others only: it draws nothing
+          state.splats[i].log_opacity = state.splats[i].threshold = -1000.0f;
+        copy_values(in, colors, row, gaussian, state.values + i * in.padded_values());
+      }
+    }
+  });
+  const int64_t scratch = kernels().scratch_bytes(in);
+  for (int t = 0; t < threads; ++t) m.threads[t].scratch_of(scratch);
   over_tiles(in, threads, [&](int64_t section, int64_t tile, int thread) {
     kernels().blend_tile(in, state, out, section, tile, m.threads[thread].scratch);
   });

@@ -240,6 +240,41 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> blend_cuda(
           counts};
 }
 
+std::tuple<Tensor, Tensor, Tensor> blend_shared_cuda(const Tensor& means2d, const Tensor& conics,
+                                                     const Tensor& opacities, const Tensor& colors,
+                                                     const Tensor& depths, const Tensor& radii,
+                                                     const OptionalTensor& backgrounds,
+                                                     const Tensor& lists, at::IntArrayRef set_sizes,
+                                                     int64_t width, int64_t height,
+                                                     int64_t depth_mode) {
+  const char* op = "blend_shared";
+  const BlendTensors t = blend_tensors(op, means2d, conics, opacities, colors, depths, radii,
+                                       backgrounds, set_sizes, width, height, depth_mode);
+  check(op, "lists", lists, {kAny}, means2d.device(), at::kByte);
+  const CUDAGuard guard(means2d.device());
+  const cudaStream_t stream = getCurrentCUDAStream();
+  BlendInputs in = blend_inputs(op, t, set_sizes, width, height, depth_mode);
+  in.capacity = capacity_of(in, lists.size(0));
+  TORCH_CHECK(in.capacity > 0 && state_bytes(in, true) == lists.size(0), op,
+              ": lists must come from a blend of as many sets, cameras, Gaussians, pixels and ",
+              "channels that kept its state");
+  const auto options = means2d.options(), bytes = options.dtype(at::kByte);
+  Tensor splat_bytes = at::empty({splats_bytes(in)}, bytes);
+  const Splats splats = splats_view(in, splat_bytes.data_ptr());
+  pack(in, splats, nullptr, stream);
+  BlendState state = state_view(in, true, lists.data_ptr());
+  state.chunks = nullptr;  // no way back is kept
+  const int64_t S = in.num_sets, C = in.num_cameras;
+  Tensor color = at::empty({S, C, height, width, in.channels}, options),
+         alpha = at::empty({S, C, height, width}, options),
+         depth = depth_mode ? at::empty({S, C, height, width}, options) : at::empty({0}, options);
+  const BlendOutputs out{color.data_ptr<float>(), alpha.data_ptr<float>(),
+                         depth_mode ? depth.data_ptr<float>() : nullptr};
+  blend(in, splats, state, out, stream);
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return {color, alpha, depth};
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> blend_backward_cuda(
     const Tensor& v_color, const OptionalTensor& v_alpha, const OptionalTensor& v_depth,
     const Tensor& splats, const Tensor& state, const Tensor& means2d, const Tensor& conics,
@@ -298,5 +333,6 @@ TORCH_LIBRARY_IMPL(twinsplat_raster, CUDA, m) {
   m.impl("project", &raster::cuda::project_cuda);
   m.impl("project_backward", &raster::cuda::project_backward_cuda);
   m.impl("blend", &raster::cuda::blend_cuda);
+  m.impl("blend_shared", &raster::cuda::blend_shared_cuda);
   m.impl("blend_backward", &raster::cuda::blend_backward_cuda);
 }

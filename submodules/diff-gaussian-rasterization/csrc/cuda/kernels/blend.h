@@ -109,6 +109,8 @@ struct ListScratch {
 };
 
 // 1. Splats and the tiles of each, keys of their depths [2, rows], totals; needs no capacity.
+// Without keys splats alone are made, for lists that exist: a row that draws nothing gets a splat
+// as well.
 void pack(const BlendInputs&, const Splats&, uint32_t* depth_keys, cudaStream_t);
 // 2. Depth order, pairs, tile lists; the totals go to out_counts.
 int64_t list_scratch_bytes(const BlendInputs&);

@@ -87,9 +87,15 @@ __device__ void write_values(const BlendInputs& in, int row, float* values) {
 __global__ void __launch_bounds__(kThreads)
     pack_kernel(const BlendInputs in, const Splats out, uint32_t* depth_keys) {
   const int row = blockIdx.x * kThreads + threadIdx.x;
+  if (!depth_keys && row >= in.rows()) return;
   int count = 0, bad = kNoBad;
   if (row < in.rows()) {
     const int radius = in.radii[row];
+    if (!depth_keys) {
+      out.splats[row] = radius > 0 ? splat_of(in, row) : Splat{0, 0, 0, 0, 0, -1000.0f, -1.0f, row};
+      write_values(in, row, out.values + int64_t(row) * in.padded_values());
+      return;
+    }
     if (radius > 0) {
       const Splat s = splat_of(in, row);
       const TileRows tiles(in, s);
@@ -325,6 +331,10 @@ ListScratch list_scratch(const BlendInputs& in, void* buffer) {
 }
 
 void pack(const BlendInputs& in, const Splats& out, uint32_t* depth_keys, cudaStream_t stream) {
+  if (!depth_keys) {
+    if (in.rows()) pack_kernel<<<blocks(in.rows()), kThreads, 0, stream>>>(in, out, nullptr);
+    return;
+  }
   cudaMemsetAsync(out.totals, 0, sizeof(int32_t) * 2, stream);
   cudaMemsetAsync(&out.totals->bad, 0x7f, sizeof(int32_t), stream);
   if (in.rows()) pack_kernel<<<blocks(in.rows()), kThreads, 0, stream>>>(in, out, depth_keys);
