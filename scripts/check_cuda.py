@@ -110,11 +110,23 @@ def find_compilers(scratch: Path) -> Compilers | None:
     return Compilers(Path(nvcc), header.parent, scratch)
 
 
+def sources_of(file: Path) -> set[Path]:
+    """The file and every file of ours that it includes, directly or not."""
+    found, waiting = set(), [file.resolve()]
+    while waiting:
+        path = waiting.pop()
+        if path not in found and path.is_file():
+            found.add(path)
+            names = re.findall(r'^#include "(.+)"', path.read_text(), re.MULTILINE)
+            waiting += [(path.parent / name).resolve() for name in names]
+    return found
+
+
 def _key(file: Path, compilers: Compilers) -> str:
     """A hash of all that a report depends on."""
-    headers = sorted(p for p in CSRC.rglob("*") if p.suffix in {".h", ".cuh", ".inl"})
     version = _compile(compilers.nvcc, "--version") + torch.__version__
-    parts = [version.encode(), *(p.read_bytes() for p in (file, Path(__file__), *headers))]
+    files = [Path(__file__), *sorted(sources_of(file))]
+    parts = [version.encode(), *(path.read_bytes() for path in files)]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.check_cuda import Usage, details, parse, summary
+from scripts.check_cuda import Usage, details, parse, sources_of, summary
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "submodules" / "diff-gaussian-rasterization"))
@@ -90,3 +90,13 @@ def test_a_file_is_summed_up_in_a_line() -> None:
     line = "twice.cu: 1 kernels, most registers sm_80 10, sm_90 32"
     assert summary(Path("twice.cu"), parse(LOG)) == line
     assert details(parse(LOG))[0].endswith(": sm_80 10, sm_90 32")
+
+
+def test_a_report_depends_on_what_is_included_indirectly(tmp_path: Path) -> None:
+    (tmp_path / "kernels").mkdir()
+    kernel, header, other = (tmp_path / n for n in ("kernels/a.cu", "kernels/a.h", "b.h"))
+    kernel.write_text('#include "a.h"\n#include <vector>\n')
+    header.write_text('#include "../b.h"\n')
+    other.write_text('#include "kernels/a.h"\n')
+    (tmp_path / "c.h").touch()
+    assert sources_of(kernel) == {kernel, header, other}

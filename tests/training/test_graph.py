@@ -138,3 +138,21 @@ def test_photos_of_several_sizes_teach_both_branches(
     assert all({term.name for term in stats.terms} == names for stats in seen)
     errors = torch.stack([stats.squared_error for stats in seen])
     assert errors[-8:].mean() < 0.7 * errors[:8].mean()
+
+
+def test_steps_pause_wherever_the_host_has_something_to_do(
+    tiny_capture: Path, tmp_path: Path
+) -> None:
+    run = prepared(
+        tiny_capture, tmp_path, "--method", "single", *GROWING, "--checkpoint_every", "9",
+        "--checkpoint_iterations", "11", "--test_iterations", "5", "--save_iterations", "25",
+    )  # fmt: skip
+    state, stops = run.parts.state, []
+    while state.step < LAST:
+        state.step = run._next_stop(20)
+        stops.append(state.step)
+    growth = {6, 12, 18}
+    filters = set(range(20, LAST - 1))  # after growth, up to an interval before the end
+    assert set(stops) == growth | {9, 18} | {11, 5, 25} | {20, LAST} | filters
+    state.step = 0
+    assert run._next_stop(1) == 1

@@ -348,7 +348,9 @@ void blend_shared(const BlendInputs& in, const void* lists, int64_t bytes, const
   Memory& m = memory();
   const std::lock_guard<std::mutex> lock(m.busy);
   if (int(m.threads.size()) < threads) m.threads = std::vector<ThreadMemory>(threads);
-  char* const buffer = m.lists.at_least(bytes);
+  // Vectors are loaded from it as from a state, which begins on a cache line.
+  char* const room = m.lists.at_least(bytes + 64);
+  char* const buffer = room + (-reinterpret_cast<uintptr_t>(room) & 63);
   std::memcpy(buffer, lists, bytes);
   int64_t header[8];
   std::memcpy(header, buffer, sizeof header);
