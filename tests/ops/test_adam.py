@@ -208,12 +208,18 @@ def test_a_captured_step_reads_rates_and_flag_at_each_replay(cuda: torch.device)
     twin, twin_averages = _copies(*state), _tensors(9, cuda, ROW_SHAPES)
     visible = (torch.arange(ROWS, device=cuda) % 3 != 0).int()
     rates = adam_rates(ROW_RATES, 1).to(cuda)
-    frozen = torch.zeros(1, dtype=torch.int32, device=cuda)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    frozen = torch.ones(1, dtype=torch.int32, device=cuda)
+
+    def step_once() -> None:
         adam_step_(
             *state, rates=rates, averages=averages, decay=0.8, visible=visible, frozen=frozen
         )
+
+    step_once()  # frozen; a kernel is loaded at its first use, which a capture does not allow
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step_once()
+    frozen.zero_()
     for step in range(1, 4):
         rates.copy_(adam_rates(ROW_RATES, step))
         graph.replay()

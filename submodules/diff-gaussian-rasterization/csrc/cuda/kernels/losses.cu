@@ -1,0 +1,310 @@
+// SSIM and L1 by strips of rows, streamed downwards: a thread has one column of floats.
+//
+// A row that enters is blurred along by every thread for itself, from shared memory, and added to
+// the eleven rows that it will be part of, which lie in registers: a blur across costs no memory at
+// all. One kernel leaves the slopes of SSIM by the blurred fields and the error of each block,
+// another blurs the slopes and writes the gradient; a small one adds up the value. Nothing depends
+// on the order of blocks.
+#include "losses.h"
+
+namespace raster::cuda {
+namespace {
+
+constexpr int kRadius = 5;  // of the window: 11 taps
+constexpr int kTaps = 2 * kRadius + 1;
+constexpr int kHalo = 3 * kRadius;         // floats beside a strip
+constexpr int kStrip = 192;                // floats of a row and threads of a block: 64 pixels
+constexpr int kSpan = kStrip + 2 * kHalo;  // floats that a row of a strip is blurred from
+constexpr int kWarps = kStrip / 32;
+constexpr int kFields = 4;                  // s = x + y, d = x - y, s^2, d^2
+constexpr int kSlopes = 3;                  // d SSIM by the blurred x, x^2 + y^2, x y
+constexpr int kMaxRows = 32, kMinRows = 8;  // of a block; ten more have to be read
+constexpr int kEnoughBlocks = 512;          // to keep a GPU busy
+constexpr int kBlocksPerUnit = 4;           // that a multiprocessor has registers for
+constexpr int kSumThreads = 256;
+constexpr unsigned kAll = 0xffffffffu;
+constexpr float kC1 = 0.01f * 0.01f;
+constexpr float kC2 = 0.03f * 0.03f;
+
+// exp(-k^2 / (2 1.5^2)) for k = 0..5, divided by the sum over k = -5..5.
+__device__ constexpr float window(int k) {
+  constexpr float kWindow[kRadius + 1] = {0.26601172486179436f,  0.21300553771125369f,
+                                          0.10936068950970002f,  0.03600077212843083f,
+                                          0.007598758135239185f, 0.00102838008447911f};
+  return kWindow[k < 0 ? -k : k];
+}
+
+// A column of floats of one image, and where it begins.
+struct Column {
+  bool exists;
+  int first, first_pixel;  // in the top row, counted over all images
+
+  __device__ Column(const Photometric& task, int image, int column)
+      : exists(column >= 0 && column < task.floats()),
+        first(image * task.height * task.floats() + column),
+        first_pixel(image * task.height * task.width + column / 3) {}
+
+  __device__ bool reaches(const Photometric& task, int row) const {
+    return exists && row >= 0 && row < task.height;
+  }
+
+  __device__ int at(const Photometric& task, int row) const { return first + row * task.floats(); }
+
+  __device__ int pixel(const Photometric& task, int row) const {
+    return first_pixel + row * task.width;
+  }
+};
+
+// byte / 255, to the last bit for every byte.
+__device__ float fraction(uint8_t byte) {
+  constexpr float kInverse = 1.0f / 255.0f;
+  const float near = byte * kInverse;
+  return __fmaf_rn(__fmaf_rn(-255.0f, near, byte), kInverse, near);
+}
+
+struct Pair {
+  float x, y;  // colour and target
+};
+
+// The nearer end of a composite is its base, as on the CPU.
+__device__ Pair read_pair(const Photometric& task, const Column& column, int row) {
+  if (!column.reaches(task, row)) return {0, 0};
+  const int at = column.at(task, row);
+  const float x = task.color[at];
+  const float y = task.target != nullptr ? task.target[at] : fraction(task.target_bytes[at]);
+  if (!task.composite) return {x, y};
+  const float w = task.gradient_weight[column.pixel(task, row)];
+  return {x, w < 0.5f ? x + w * (y - x) : y - (1 - w) * (y - x)};
+}
+
+__device__ float weight_at(const float* weights, const Photometric& task, const Column& column,
+                           int row) {
+  return weights == nullptr ? 1.0f : weights[column.pixel(task, row)];
+}
+
+// Adds a row to the sums of the rows around it. sums[k] belongs to the row that is complete after
+// k more; sums[0] is complete.
+__device__ void enter(float (&sums)[kTaps], float blurred) {
+#pragma unroll
+  for (int k = 0; k + 1 < kTaps; ++k) sums[k] = window(k - kRadius) * blurred + sums[k + 1];
+  sums[kTaps - 1] = window(kRadius) * blurred;
+}
+
+struct Similarity {
+  float ssim;
+  float slopes[kSlopes];
+};
+
+// SSIM from the blurred sum, difference, and their squares: s^2 + d^2 = 2 (x^2 + y^2) and
+// s^2 - d^2 = 4 x y, of means and of squares alike.
+__device__ Similarity compare(float sum, float difference, float sum2, float difference2) {
+  const float s2 = sum * sum, d2 = difference * difference;
+  const float var_s = sum2 - s2, var_d = difference2 - d2;
+  const float a1 = 0.5f * (s2 - d2) + kC1, b1 = 0.5f * (s2 + d2) + kC1;
+  const float a2 = 0.5f * (var_s - var_d) + kC2, b2 = 0.5f * (var_s + var_d) + kC2;
+  const float scale = __fdividef(1.0f, b1 * b2), ssim = a1 * a2 * scale;
+  const float two_mx = sum + difference, two_my = sum - difference;
+  // Means and covariances hold the blurred x, too.
+  return {ssim,
+          {(two_my * (a2 - a1) + two_mx * ssim * (b1 - b2)) * scale, -ssim * b1 * scale,
+           2 * a1 * scale}};
+}
+
+// Sum over the block, the same for every run, in thread 0.
+__device__ double sum_over_block(double sum, double (&warp_sums)[kWarps]) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) sum += __shfl_down_sync(kAll, sum, step);
+  if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = sum;
+  __syncthreads();
+  sum = 0;
+  for (int w = 0; w < kWarps; ++w) sum += warp_sums[w];
+  return sum;
+}
+
+// With a map: only that. Without: the block's error, and the slopes where a gradient is wanted.
+template <bool kMap>
+__global__ void __launch_bounds__(kStrip, kBlocksPerUnit)
+    compare_kernel(const __grid_constant__ Photometric task, int rows, float* map) {
+  __shared__ float2 spans[2][kSpan];  // sum and difference of colour and target
+  __shared__ float similarities[kStrip];
+  __shared__ double warp_sums[kWarps];
+  const int thread = threadIdx.x, image = blockIdx.z, number = blockIdx.x * kStrip + thread;
+  const int begin = blockIdx.y * rows, end = min(begin + rows, task.height);
+  const Column column(task, image, number);
+  // A span begins kHalo floats before the strip; its last 2 kHalo floats are read as second ones.
+  const Column left(task, image, number - kHalo), right(task, image, number - kHalo + kStrip);
+  const bool has_second = thread < 2 * kHalo;
+
+  float sums[kFields][kTaps] = {};
+  float absolute = 0, similarity = 0;
+  float2* span = spans[0];
+  Pair own = read_pair(task, left, begin - kRadius), second{0, 0};
+  if (has_second) second = read_pair(task, right, begin - kRadius);
+  for (int row = begin - kRadius; row < end + kRadius; ++row) {
+    // Two spans in turn: one barrier a row is enough.
+    span = span == spans[0] ? spans[1] : spans[0];
+    span[thread] = {own.x + own.y, own.x - own.y};
+    if (has_second) span[kStrip + thread] = {second.x + second.y, second.x - second.y};
+    __syncthreads();
+    if (row + 1 < end + kRadius) {
+      own = read_pair(task, left, row + 1);
+      if (has_second) second = read_pair(task, right, row + 1);
+    }
+
+    const float2* around = span + kHalo + thread;
+    const float2 here = around[0];
+    float blurred[kFields] = {window(0) * here.x, window(0) * here.y, window(0) * (here.x * here.x),
+                              window(0) * (here.y * here.y)};
+#pragma unroll
+    for (int k = 1; k <= kRadius; ++k) {
+      const float2 a = around[-3 * k], b = around[3 * k];
+      blurred[0] += window(k) * (a.x + b.x);
+      blurred[1] += window(k) * (a.y + b.y);
+      blurred[2] += window(k) * (a.x * a.x + b.x * b.x);
+      blurred[3] += window(k) * (a.y * a.y + b.y * b.y);
+    }
+#pragma unroll
+    for (int i = 0; i < kFields; ++i) enter(sums[i], blurred[i]);
+    if (!kMap && column.exists && row >= begin && row < end) {
+      absolute += weight_at(task.value_weight, task, column, row) * fabsf(here.y);
+    }
+
+    const int middle = row - kRadius;
+    if (middle < begin) continue;
+    const Similarity s = compare(sums[0][0], sums[1][0], sums[2][0], sums[3][0]);
+    if (kMap) {
+      similarities[thread] = s.ssim;
+      __syncthreads();
+      if (column.exists && thread % 3 == 0) {
+        const float* channels = similarities + thread;
+        map[column.pixel(task, middle)] = (channels[0] + channels[1] + channels[2]) / 3;
+      }
+    } else if (column.exists) {
+      const float w = weight_at(task.value_weight, task, column, middle);
+      similarity += w * (1 - s.ssim);
+      if (task.slopes == nullptr) continue;
+      float* to = task.slopes + column.at(task, middle);
+#pragma unroll
+      for (int i = 0; i < kSlopes; ++i) to[i * task.num_values()] = w * s.slopes[i];
+    }
+  }
+  if (kMap) return;
+  const double lambda = task.lambda_dssim;
+  const double error = (1 - lambda) * absolute + lambda * similarity;
+  const double total = sum_over_block(error, warp_sums);
+  if (thread == 0) {
+    task.errors[(blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x] = total;
+  }
+}
+
+__global__ void __launch_bounds__(kSumThreads)
+    sum_kernel(const double* errors, int count, double scale, float* value) {
+  __shared__ double sums[kSumThreads];
+  double sum = 0;
+  for (int i = threadIdx.x; i < count; i += kSumThreads) sum += errors[i];
+  sums[threadIdx.x] = sum;
+  for (int half = kSumThreads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (int(threadIdx.x) < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+  }
+  if (threadIdx.x == 0) *value = float(sums[0] * scale);
+}
+
+struct Slopes {
+  float of[kSlopes];
+};
+
+__device__ Slopes read_slopes(const Photometric& task, const Column& column, int row) {
+  if (!column.reaches(task, row)) return {};
+  const float* from = task.slopes + column.at(task, row);
+  return {from[0], from[task.num_values()], from[2 * task.num_values()]};
+}
+
+// `absolute` and `similarity` are the shares of both terms in the mean over all values.
+__global__ void __launch_bounds__(kStrip, kBlocksPerUnit)
+    gradient_kernel(const __grid_constant__ Photometric task, int rows, float absolute,
+                    float similarity) {
+  __shared__ float spans[2][kSlopes][kSpan];
+  const int thread = threadIdx.x, image = blockIdx.z, number = blockIdx.x * kStrip + thread;
+  const int begin = blockIdx.y * rows, end = min(begin + rows, task.height);
+  const Column column(task, image, number);
+  const Column left(task, image, number - kHalo), right(task, image, number - kHalo + kStrip);
+  const bool has_second = thread < 2 * kHalo;
+
+  float sums[kSlopes][kTaps] = {};
+  float (*span)[kSpan] = spans[0];
+  Slopes own = read_slopes(task, left, begin - kRadius), second{};
+  if (has_second) second = read_slopes(task, right, begin - kRadius);
+  for (int row = begin - kRadius; row < end + kRadius; ++row) {
+    span = span == spans[0] ? spans[1] : spans[0];
+#pragma unroll
+    for (int i = 0; i < kSlopes; ++i) {
+      span[i][thread] = own.of[i];
+      if (has_second) span[i][kStrip + thread] = second.of[i];
+    }
+    __syncthreads();
+    if (row + 1 < end + kRadius) {
+      own = read_slopes(task, left, row + 1);
+      if (has_second) second = read_slopes(task, right, row + 1);
+    }
+
+#pragma unroll
+    for (int i = 0; i < kSlopes; ++i) {
+      const float* around = span[i] + kHalo + thread;
+      float blurred = window(0) * around[0];
+#pragma unroll
+      for (int k = 1; k <= kRadius; ++k) {
+        blurred += window(k) * (around[-3 * k] + around[3 * k]);
+      }
+      enter(sums[i], blurred);
+    }
+
+    const int middle = row - kRadius;
+    if (middle < begin || !column.exists) continue;
+    const Pair pair = read_pair(task, column, middle);
+    const float gap = pair.x - pair.y;
+    const float sign = float(gap > 0) - float(gap < 0);
+    const float w = weight_at(task.value_weight, task, column, middle);
+    const float by_similarity = sums[0][0] + 2 * pair.x * sums[1][0] + pair.y * sums[2][0];
+    task.gradient[column.at(task, middle)] = (absolute * w * sign - similarity * by_similarity) *
+                                             weight_at(task.gradient_weight, task, column, middle);
+  }
+}
+
+struct Grid {
+  dim3 blocks;
+  int rows;
+
+  int count() const { return int(blocks.x * blocks.y * blocks.z); }
+};
+
+// Small images are cut into lower blocks, so that there are enough.
+Grid grid_of(const Photometric& task) {
+  Grid grid{dim3((task.floats() + kStrip - 1) / kStrip, 1, task.num_images), kMaxRows};
+  for (;; grid.rows /= 2) {
+    grid.blocks.y = (task.height + grid.rows - 1) / grid.rows;
+    if (grid.rows == kMinRows || grid.count() >= kEnoughBlocks) return grid;
+  }
+}
+
+}  // namespace
+
+int photometric_blocks(const Photometric& task) { return grid_of(task).count(); }
+
+void photometric(const Photometric& task, cudaStream_t stream) {
+  const Grid grid = grid_of(task);
+  const double scale = 1.0 / double(task.num_values());
+  compare_kernel<false><<<grid.blocks, kStrip, 0, stream>>>(task, grid.rows, nullptr);
+  sum_kernel<<<1, kSumThreads, 0, stream>>>(task.errors, grid.count(), scale, task.value);
+  if (task.gradient == nullptr) return;
+  const float lambda = task.lambda_dssim;
+  gradient_kernel<<<grid.blocks, kStrip, 0, stream>>>(task, grid.rows, (1 - lambda) * float(scale),
+                                                      lambda * float(scale));
+}
+
+void ssim_map(const Photometric& task, float* map, cudaStream_t stream) {
+  const Grid grid = grid_of(task);
+  compare_kernel<true><<<grid.blocks, kStrip, 0, stream>>>(task, grid.rows, map);
+}
+
+}  // namespace raster::cuda
