@@ -15,6 +15,7 @@ import tyro
 from arguments.config import TrainConfig
 from arguments.failures import LastingStream, report
 from arguments.messages import ExitCode, UserError
+from arguments.signals import stopping_at_once
 
 Config = TypeVar("Config")
 
@@ -110,7 +111,8 @@ def run_command(command: Callable[[Sequence[str]], None]) -> None:
     """Run a command on the program's arguments; end with its exit code and one `error:` line."""
     sys.stderr = cast(TextIO, LastingStream(sys.stderr))
     try:
-        command(sys.argv[1:])
+        with stopping_at_once():
+            command(sys.argv[1:])
     except SystemExit:
         raise
     except BaseException as failure:  # noqa: BLE001 - the one place that turns a bug into a report

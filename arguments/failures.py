@@ -1,13 +1,13 @@
 """What went wrong, as the one line and exit code that the user gets; knows no subsystem."""
 
 import errno
-import signal
 import sys
 import tempfile
 import traceback
 from typing import TextIO
 
 from arguments.messages import ExitCode, UserError, one_line
+from arguments.signals import Stopped
 
 ADVICE = {
     errno.ENOSPC: "free some space",
@@ -51,9 +51,9 @@ def report(failure: BaseException) -> int:
 
     The traceback of a bug goes to a file of its own.
     """
-    if isinstance(failure, KeyboardInterrupt):
-        sys.stderr.write("stopped by SIGINT\n")
-        return 128 + signal.SIGINT
+    if isinstance(failure, Stopped):
+        sys.stderr.write(f"{failure}\n")
+        return failure.code
     refusal = refusal_of(failure)
     if refusal is not None:
         sys.stderr.write(f"error: {one_line(str(refusal))}\n")

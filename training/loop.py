@@ -4,17 +4,16 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import torch
 from tqdm import tqdm
 
 from arguments.config import TrainConfig
 from arguments.messages import Messages, UserError
+from arguments.signals import STOP_SIGNALS, Stopped, StopRequest, stop_requests
 from scene.gaussians import Gaussians
 from training import checkpoint
 from training.graph import choose_stepper
@@ -26,40 +25,6 @@ from training.setup import Parts
 from training.step import StepStats
 
 REPORT_EVERY = 20  # steps between two looks at the loss, each of which waits for the device
-# What ends a run after the step in progress, and the exit code; job queues announce an end by USR1.
-STOP_SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGUSR1: 143}
-
-
-class Stopped(Exception):  # noqa: N818 - it is no error
-    """The user or the system asked the run to end; it has been saved."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-@dataclass
-class StopRequest:
-    """Which signal has arrived, if any."""
-
-    number: int | None = None
-
-
-@contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Turn the first stop signal into a request; the second ends the process at once."""
-    request = StopRequest()
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        request.number = number
-        signal.signal(number, signal.SIG_DFL)
-
-    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
-    try:
-        yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,9 @@
 """A whole training run: from a configuration to a folder with a model; exit codes included."""
 
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 import torch
 
@@ -14,6 +11,7 @@ from arguments.config import TrainConfig
 from arguments.failures import refusal_of
 from arguments.messages import ExitCode, Messages, UserError, one_line
 from arguments.serialization import to_json
+from arguments.signals import Stopped
 from evaluation.metrics import psnr, quantise
 from gaussian_renderer import render_image
 from masks.maskers import CandidateSource
@@ -24,7 +22,7 @@ from scene.gaussians import Gaussians
 from scene.model_folder import check_source
 from scene.ply_header import check_header
 from training import checkpoint
-from training.loop import STOP_SIGNALS, Hooks, Progress, Run, Stopped
+from training.loop import Hooks, Progress, Run
 from training.photos import ViewSource
 from training.preflight import describe_capture, describe_plan
 from training.resume import check_data, check_settings
@@ -210,37 +208,18 @@ def train(config: TrainConfig, messages: Messages) -> int:
         UserError: the run is refused or has failed.
     """
     check_source(config.model.source_path)
-    with claimed(config, messages), stopping_at_once():
+    with claimed(config, messages):
         return _train(config, messages)
-
-
-@contextmanager
-def stopping_at_once() -> Iterator[None]:
-    """Outside of the loop a stop signal ends the work in progress; a second one the process."""
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        name = signal.Signals(number).name
-        raise Stopped(
-            f"stopped by {name} outside of the training", STOP_SIGNALS[signal.Signals(number)]
-        )
-
-    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _train(config: TrainConfig, messages: Messages) -> int:
     folder = config.model.model_path
     record = RunRecord("running", 0, commit=commit(), versions=versions())
     continues = config.run.resume or config.run.start_checkpoint is not None
-    if not continues:  # else run.json speaks of the run before, until it is known to go on
-        record.write(folder, messages)
     run: Run | None = None
     try:
+        if not continues:  # else run.json speaks of the run before, until it is known to go on
+            record.write(folder, messages)
         run = prepare(config, record, messages)
         run.note_progress()
         if config.run.preflight:

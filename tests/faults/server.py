@@ -20,8 +20,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
+from arguments.cli import parse, run_command
+from arguments.messages import Messages
+
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST_COMMAND = 120.0  # seconds
+LOADED = ("train", "evaluate", "render", "training.run", "evaluation.commands", "masks.__main__")
 
 
 class Operations(enum.IntFlag):
@@ -81,12 +85,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Request:
-    """One command: `train -s ...` runs train.py's command on the arguments."""
+    """One command: `train -s ...` runs train.py's command on the arguments.
+
+    Attributes:
+        more_memory: bytes of address space beyond what the loaded program has; None is no limit.
+    """
 
     words: tuple[str, ...]
     fault: Fault | None = None
     threads: int = 1
-    address_space: int = 0
+    more_memory: int | None = None
     environment: dict[str, str] = field(default_factory=dict)
 
 
@@ -123,12 +131,12 @@ class Commands:
         *words: str,
         fault: Fault | None = None,
         threads: int = 1,
-        address_space: int = 0,
+        more_memory: int | None = None,
         environment: dict[str, str] | None = None,
         meanwhile: Callable[[int], None] = lambda pid: None,
     ) -> Outcome:
         """Run a command; `meanwhile` gets its process id as soon as it runs."""
-        request = Request(words, fault, threads, address_space, environment or {})
+        request = Request(words, fault, threads, more_memory, environment or {})
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         self._server.stdin.write(json.dumps(asdict(request)) + "\n")
@@ -140,7 +148,7 @@ class Commands:
 def main() -> None:
     """Serve until stdin ends."""
     sys.path.insert(0, str(ROOT))
-    for name in ("train", "evaluate", "render", "training.run", "evaluation.commands", "masks"):
+    for name in LOADED:
         importlib.import_module(name)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     for line in sys.stdin:
@@ -195,13 +203,13 @@ def _become(request: Request, stderr: int, report: int) -> None:
 def _run(request: Request) -> int:
     import torch
 
-    from arguments.cli import run_command
-
     torch.set_num_threads(request.threads)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     sys.argv = list(request.words)
-    if request.address_space:
-        resource.setrlimit(resource.RLIMIT_AS, (request.address_space, request.address_space))
+    if request.more_memory is not None:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + request.more_memory
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     if request.fault is not None:
         fault = request.fault
         ctypes.CDLL(None).fault_arm(
@@ -221,8 +229,12 @@ def _run(request: Request) -> int:
 def _command(name: str) -> Callable[[Sequence[str]], None]:
     """What the script of that name does with its arguments."""
     module = importlib.import_module(name)
-    if hasattr(module, "command"):
+    if name == "train":
         return module.command
+    if name == "masks.__main__":
+        return lambda words: module.find_candidates(
+            parse(module.MaskArguments, words, prog=name, description=""), Messages()
+        )
     return lambda words: sys.exit(module.main(words))
 
 

@@ -1,11 +1,10 @@
-"""Every fault of a dataset that a user can bring, with the line and exit code that he gets.
+"""The faults of a dataset that a user can bring, with the line and exit code that he gets.
 
 One row a case: what is done to a sound scene of 12 photos, how it is loaded, and what must be said.
+`test_cases.py` runs them.
 """
 
 import os
-import re
-import resource
 import struct
 import zlib
 from collections.abc import Callable, Mapping
@@ -13,12 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from arguments.messages import MAX_LINE, ExitCode, Messages, UserError
+from arguments.messages import ExitCode, Messages
 from scene.capture import Capture, CaptureSettings, load_capture
-from tests.scene_builder import SceneRows, make_rows, make_scene, write_binary, write_text
+from tests.scene_builder import SceneRows, make_rows, write_binary, write_text
 
 Change = Callable[[Path], object]
 
@@ -613,66 +611,3 @@ def load(root: Path, settings: Mapping[str, object], messages: Messages) -> Capt
 def snapshot(root: Path) -> list[tuple[str, int]]:
     """Every name below the dataset and when it was last changed."""
     return sorted((str(path), path.lstat().st_mtime_ns) for path in root.rglob("*"))
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_fault_is_named_and_never_written_to_the_dataset(case: Case, tmp_path: Path) -> None:
-    root = make_scene(tmp_path / "data")
-    case.change(root)
-    before = snapshot(root)
-    messages = Messages(quiet=True)
-    if case.code is None:
-        capture = load(root, case.settings, messages)
-        said = getattr(messages, case.voice)
-        assert any(re.search(case.says, line) for line in said), said
-        assert len(capture.views) == case.num_views
-        assert all(np.isfinite(capture.points.xyz.numpy()).ravel())
-        assert capture.scene_scale > 0
-    else:
-        with pytest.raises(UserError) as caught:
-            load(root, case.settings, messages)
-        assert caught.value.code == case.code
-        text = str(caught.value)
-        assert re.search(case.says, text), text
-        assert "\n" not in text
-        assert len(text) <= MAX_LINE + len(str(root))
-    assert snapshot(root) == before
-
-
-@pytest.mark.parametrize("name", ["cameras.bin", "images.bin", "points3D.bin"])
-def test_every_truncation_is_refused_by_name(name: str, tmp_path: Path) -> None:
-    root = make_scene(tmp_path / "data")
-    path = model(root) / name
-    whole = path.read_bytes()
-    for size in {int(s) for s in np.linspace(0, len(whole) - 1, 60)}:
-        path.write_bytes(whole[:size])
-        with pytest.raises(UserError, match=rf"^{re.escape(name)} ends inside") as caught:
-            load(root, {}, Messages(quiet=True))
-        assert caught.value.code == ExitCode.BAD_INPUT
-
-
-def refusal(root: Path) -> ExitCode | None:
-    """The code that loading ends with, None where it succeeds."""
-    try:
-        load(root, {"allow_missing": 1.0}, Messages(quiet=True))
-    except UserError as error:
-        return error.code
-    return None
-
-
-@pytest.mark.parametrize("name", ["cameras", "images", "points3D"])
-@pytest.mark.parametrize("suffix", [".bin", ".txt"])
-def test_flipped_bytes_never_crash_the_reader(name: str, suffix: str, tmp_path: Path) -> None:
-    root = make_scene(tmp_path / "data", text=suffix == ".txt")
-    path = model(root) / f"{name}{suffix}"
-    whole = path.read_bytes()
-    rng = np.random.default_rng(1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in range(60):
-        data = bytearray(whole)
-        for at in rng.integers(len(data), size=rng.integers(1, 9)):
-            data[at] = rng.integers(256)
-        path.write_bytes(data)
-        assert refusal(root) in (None, ExitCode.BAD_INPUT)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < 80 * 1024  # KiB

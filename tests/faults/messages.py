@@ -1,0 +1,135 @@
+"""docs/messages.md from the tables of faults: run it as python -m tests.faults.messages.
+
+The messages are those that the program gives now; the tests hold the page to them.
+"""
+
+import re
+import tempfile
+from pathlib import Path
+
+from arguments.messages import Messages, UserError, one_line
+from tests.faults.run_cases import RUN_CASES, RunCase, Stage
+from tests.faults.scene_cases import CASES, Case, load
+from tests.faults.server import Commands
+from tests.scene_builder import make_scene
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "messages.md"
+HEAD = """# Messages and exit codes
+
+Made by `python -m tests.faults.messages` from the tables of faults in `tests/faults/`; do not edit.
+
+Every refusal is one line on stderr, at most 300 characters, control characters escaped:
+
+```
+error: <what> in <file>[: record or offset]: <value seen>; <what to do>
+```
+
+Warnings are one line each, and stand in `run.json` of the run, which also says its status, the true
+step, the exit code and the reason. While a run works, it holds `run.lock`.
+
+| code | meaning |
+| --- | --- |
+| 0 | everything promised exists and reads back |
+| 1 | a bug in this program: one line and the path of a crash report |
+| 2 | the command line is wrong, or the output folder has a run or is in use |
+| 3 | the scene, a photo, a mask, a split or a PLY file is unusable |
+| 4 | the environment is: no GPU where one is asked for, a missing package or weights, no decoder |
+| 5 | out of memory, after two returns to a checkpoint with fewer Gaussians |
+| 6 | the file system refused |
+| 7 | the numbers are no numbers any more, after two returns to a checkpoint with lower rates |
+| 8 | a checkpoint is damaged, of another version, or of other data or settings |
+| 129, 130, 143 | stopped by SIGHUP, by SIGINT, by SIGTERM or SIGUSR1, after the step was finished \
+and saved; the message names the checkpoint |
+
+"""
+GROUPS = {
+    "A": "Finding the dataset",
+    "B": "Content of the model",
+    "C": "Photos",
+    "D": "Masks",
+    "E": "Numbers",
+    "F": "Resources",
+    "G": "Interruption and checkpoints",
+    "H": "PLY files",
+    "I": "Evaluation",
+    "K": "Surroundings",
+}
+VOICES = {"warnings": "warning: ", "notes": ""}
+
+
+def plain(text: str, root: Path) -> str:
+    """A message without what differs from machine to machine."""
+    text = one_line(text.strip()).replace(str(root / "data"), "SCENE")
+    text = text.replace(str(root / "scene"), "SCENE").replace(str(root / "out"), "OUT")
+    text = text.replace(str(root), "DIR")
+    for pattern, shown in (
+        (r"pid \d+", "pid 4711"),
+        (r"\d+ MB free", "N MB free"),
+        (r"done in \d+ s: \d+ Gaussians", "done in N s: N Gaussians"),
+        (r"step_\d{6}[.\w]*\.tmp", "step_N.tmp"),
+        (r"(stopped at step|resuming from step|after step) \d+", r"\1 N"),
+        (r"step_\d{6}", "step_N"),
+        (r"with \d+ Gaussians", "with N Gaussians"),
+        (r"iteration_\d+", "iteration_N"),
+        (r"(\d+) of 12 photos had", "N of 12 photos had"),
+        (r"/DIR/\S* 場所", "DIR"),
+    ):
+        text = re.sub(pattern, shown, text)
+    return text.replace("|", "\\|")
+
+
+def row_of_scene(case: Case, text: str, root: Path) -> str:
+    """The row of a scene's fault."""
+    number, _, words = case.name.partition("-")
+    said = plain(text, root)
+    code = 0 if case.code is None else int(case.code)
+    voice = "error: " if case.code is not None else VOICES[case.voice]
+    return f"| {number} | {words.replace('-', ' ')} | `{voice}{said}` | {code} | |"
+
+
+def row_of_run(case: RunCase, line: str, root: Path) -> str:
+    """The row of a run's fault."""
+    return f"| {case.name} | {case.title} | `{plain(line, root)}` | {case.code} | {case.left} |"
+
+
+def _scene_row(case: Case, root: Path) -> str:
+    scene = make_scene(root / "data")
+    case.change(scene)
+    messages = Messages(quiet=True)
+    try:
+        load(scene, case.settings, messages)
+    except UserError as refusal:
+        return row_of_scene(case, str(refusal), root)
+    said = getattr(messages, case.voice)
+    return row_of_scene(case, next(line for line in said if re.search(case.says, line)), root)
+
+
+def _run_row(case: RunCase, root: Path, commands: Commands) -> str:
+    ended = case.play(Stage(root, commands))
+    lines = [line for line in re.split(r"[\r\n]+", ended.stderr) if re.search(case.says, line)]
+    if not lines or ended.code != case.code:
+        raise ValueError(f"{case.name} {case.title}: {ended}")
+    return row_of_run(case, lines[0], root)
+
+
+def main() -> None:
+    """Run every case and write the page."""
+    rows: dict[str, list[tuple[int, str]]] = {group: [] for group in GROUPS}
+    with tempfile.TemporaryDirectory() as folder, Commands(Path(folder) / "commands") as commands:
+        for index, case in enumerate((*CASES, *RUN_CASES)):
+            root = Path(folder) / str(index)
+            root.mkdir()
+            is_scene = isinstance(case, Case)
+            row = _scene_row(case, root) if is_scene else _run_row(case, root, commands)
+            number = int(re.sub(r"\D", "", case.name.split("-")[0]))
+            rows[case.name[0]].append((number, row))
+    parts = [HEAD]
+    for group, title in GROUPS.items():
+        ordered = [row for _, row in sorted(rows[group], key=lambda numbered: numbered[0])]
+        parts.append(f"## {group}. {title}\n\n| case | what is wrong | it says | code | left |\n")
+        parts.append("| --- | --- | --- | --- | --- |\n" + "\n".join(ordered) + "\n\n")
+    PAGE.write_text("".join(parts).rstrip() + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,606 @@
+"""The faults that a whole command meets, with the line, the exit code and what is left on disk.
+
+One function a case: it spoils something, runs the command as a user does, checks the disk, and
+returns how the command ended. `test_cases.py` runs them.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import signal
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from scene.ply import read_ply
+from tests.faults.scene_cases import masks as make_masks
+from tests.faults.scene_cases import photo, remove_photos, rename
+from tests.faults.server import ALL, Commands, Fault, Operations, Outcome
+from tests.scene_builder import HEIGHT, WIDTH, SceneRows, make_rows, make_scene, write_binary
+
+LAST = 12
+FOREVER = "100000"
+
+
+@dataclass
+class Stage:
+    """A sound scene and an empty output folder of one case."""
+
+    root: Path
+    commands: Commands
+
+    @property
+    def scene(self) -> Path:
+        """The dataset; 12 photos of 64x48 unless the case has made another."""
+        path = self.root / "scene"
+        return path if path.exists() else make_scene(path)
+
+    @property
+    def out(self) -> Path:
+        """The folder of the run."""
+        return self.root / "out"
+
+    def train(self, *extra: str, **options: object) -> Outcome:
+        """A short run of one branch."""
+        words = ["train", "-s", str(self.scene), "-m", str(self.out), "--method", "single"]
+        words += ["--iterations", str(LAST), *extra]
+        return self.commands.run(*words, **options)  # type: ignore[arg-type]
+
+    def trained(self, *extra: str) -> "Stage":
+        """The stage after a run that went well."""
+        ended = self.train("--quiet", *extra)
+        assert ended.code == 0, ended.stderr
+        return self
+
+    def record(self) -> dict[str, object]:
+        """What run.json says."""
+        return json.loads((self.out / "run.json").read_text())
+
+    def snapshot(self) -> dict[str, int]:
+        """Every file of the run and a digest of it, less the lock."""
+        return {
+            str(path): zlib.crc32(path.read_bytes())
+            for path in sorted(self.out.rglob("*"))
+            if path.is_file() and path.name != "run.lock"
+        }
+
+    def untouched(self, act: Callable[[], Outcome]) -> Outcome:
+        """What `act` returns, after the check that it has changed nothing in the run's folder."""
+        before = self.snapshot()
+        ended = act()
+        assert self.snapshot() == before
+        return ended
+
+
+@dataclass(frozen=True)
+class RunCase:
+    """One fault.
+
+    Attributes:
+        play: spoils, runs and checks; returns how the command ended.
+        says: regular expression of a line on stderr.
+        code: exit code.
+        left: what is on disk afterwards, in words; `play` checks it.
+    """
+
+    name: str
+    title: str
+    play: Callable[[Stage], Outcome]
+    says: str
+    code: int
+    left: str
+
+
+RUN_CASES: list[RunCase] = []
+Play = Callable[[Stage], Outcome]
+
+
+def case(name: str, title: str, says: str, code: int = 0, left: str = "") -> Callable[[Play], Play]:
+    """Enter a function into the table."""
+
+    def enter(play: Play) -> Play:
+        RUN_CASES.append(RunCase(name, title, play, says, code, left))
+        return play
+
+    return enter
+
+
+def signalled(number: int, after: str, times: int = 1) -> Callable[[Path], Callable[[int], None]]:
+    """Sends a signal once a file below the output folder is there."""
+
+    def watch(out: Path) -> Callable[[int], None]:
+        def send(pid: int) -> None:
+            deadline = time.monotonic() + 60
+            while not any(out.glob(after)) and time.monotonic() < deadline:
+                time.sleep(0.002)
+            for _ in range(times):
+                os.kill(pid, number)
+                time.sleep(0.005)
+
+        return send
+
+    return watch
+
+
+# ---- A. Finding the dataset, and the output folder
+
+
+@case("A1", "the dataset does not exist", r"dataset '.*' not found", 3, "not even OUT")
+def _(stage: Stage) -> Outcome:
+    words = ("train", "-s", str(stage.root / "nowhere"), "-m", str(stage.out))
+    ended = stage.commands.run(*words)
+    assert not stage.out.exists()
+    return ended
+
+
+@case("A9", "read-only dataset folder", "done in", 0, "dataset untouched")
+def _(stage: Stage) -> Outcome:
+    fault = Fault(str(stage.scene), 1, int(ALL), errno.EROFS, is_lasting=True)
+    ended = stage.train(fault=fault)
+    assert ended.operations == 0
+    return ended
+
+
+@case("A10", "OUT read-only", r"cannot write '.*': Read-only file system", 6, "nothing")
+def _(stage: Stage) -> Outcome:
+    fault = Fault(str(stage.out), 1, int(ALL), errno.EROFS, is_lasting=True)
+    ended = stage.train(fault=fault)
+    assert not stage.out.exists()
+    return ended
+
+
+@case("A10", "OUT is a file", r"cannot write '.*': File exists", 6, "the file")
+def _(stage: Stage) -> Outcome:
+    stage.out.write_text("mine")
+    ended = stage.train()
+    assert stage.out.read_text() == "mine"
+    return ended
+
+
+@case("A11", "OUT already has a run", r"has a run at step 12; --resume", 2, "old run untouched")
+def _(stage: Stage) -> Outcome:
+    stage.trained()
+    return stage.untouched(stage.train)
+
+
+# ---- B. Content of the model
+
+
+@case("B16", "more points than allowed", r"200 points, 150 allowed \(--max_gaussians\)", 0)
+def _(stage: Stage) -> Outcome:
+    ended = stage.train("--max_gaussians", "150")
+    assert len(read_ply(next(stage.out.glob("point_cloud/*/*.ply"))).means) <= 150
+    return ended
+
+
+# ---- C. Images
+
+
+def sized(size: tuple[int, int], count: int = 4) -> Callable[[SceneRows], None]:
+    """Give some photos a camera of another size."""
+
+    def change(rows: SceneRows) -> None:
+        camera = rows.cameras[0]
+        width, height = size
+        params = [60.0, 60.0, width / 2, height / 2]
+        rows.cameras.append(type(camera)(2, "PINHOLE", width, height, params))
+        for image in rows.images[:count]:
+            image.camera_id, image.keypoints = 2, []
+
+    return change
+
+
+@case("C9", "photos of different sizes and cameras", r"48x48 to 64x64", 0)
+def _(stage: Stage) -> Outcome:
+    rows = make_rows()
+    sized((48, 64))(rows)
+    make_scene(stage.root / "scene", rows)
+    return stage.train()
+
+
+@case("C10", "a photo changed before the resume", r"photos changed since", 8, "old run untouched")
+def _(stage: Stage) -> Outcome:
+    stage.trained()
+    Image.new("RGB", (WIDTH, HEIGHT), (1, 2, 3)).save(photo(stage.scene))
+    return stage.untouched(lambda: stage.train("--resume", "--iterations", "20"))
+
+
+@case("C10", "the same, accepted", r"going on as told", 0)
+def _(stage: Stage) -> Outcome:
+    stage.trained()
+    Image.new("RGB", (WIDTH, HEIGHT), (1, 2, 3)).save(photo(stage.scene))
+    return stage.train("--resume", "--iterations", "20", "--accept_changed_data")
+
+
+# ---- D. Masks
+
+
+@case("D3", "masks for some photos only", r"masks: 10/12", 0)
+def _(stage: Stage) -> Outcome:
+    make_masks((WIDTH, HEIGHT), 255)(stage.scene)
+    return stage.train("--masks", "mymasks")
+
+
+@case("D6", "masks with colours or a palette", r"masks: 12/12, white = keep, 50.0 % removed", 0)
+def _(stage: Stage) -> Outcome:
+    folder = stage.scene / "mymasks"
+    folder.mkdir()
+    half = np.zeros((HEIGHT, WIDTH), np.uint8)
+    half[:, : WIDTH // 2] = 255
+    for index in range(12):
+        image = Image.fromarray(half)
+        image.convert("RGB" if index % 2 else "P").save(folder / f"img_{index:04d}.png")
+    return stage.train("--masks", "mymasks")
+
+
+@case("D9", "mask run killed midway, then repeated", r"of 12 photos had been done before", 0)
+def _(stage: Stage) -> Outcome:
+    words = ("masks.__main__", "-s", str(stage.scene), "-o", str(stage.out))
+    killed = stage.commands.run(*words, fault=Fault(str(stage.out), 20))
+    assert killed.code == -signal.SIGKILL
+    ended = stage.commands.run(*words)
+    assert len(list(stage.out.glob("*.npz"))) == 12
+    assert list(stage.out.glob("*.tmp")) == []
+    return ended
+
+
+# ---- E. Numbers; more in test_numbers.py
+
+
+@case("E3", "no Gaussian in view", r"done in", 0)
+def _(stage: Stage) -> Outcome:
+    rows = make_rows()
+    for point in rows.points:
+        point.xyz[2] = -50.0
+    write_binary(rows, stage.scene / "sparse" / "0")
+    return stage.train()
+
+
+@case("E6", "everything masked", r"keep no pixel of any image; --invert-masks\?", 3)
+def _(stage: Stage) -> Outcome:
+    make_masks((WIDTH, HEIGHT), 0, count=12)(stage.scene)
+    return stage.train("--masks", "mymasks")
+
+
+@case("E8", "a scene in millionths, or of a million", r"done in", 0)
+def _(stage: Stage) -> Outcome:
+    ended = stage.train("--quiet")
+    for scale in (1e-6, 1e5):
+        rows = make_rows()
+        for point in rows.points:
+            point.xyz = [scale * value for value in point.xyz]
+        for image in rows.images:
+            image.translation = [scale * value for value in image.translation]
+        write_binary(rows, stage.scene / "sparse" / "0")
+        ended = stage.train("--overwrite")
+        assert ended.code == 0, ended.stderr
+        assert len(read_ply(next(stage.out.glob("point_cloud/*/*.ply"))).means) > 100
+    return ended
+
+
+@case("E9", "photos of 2x1 to 17x33", r"done in", 0)
+def _(stage: Stage) -> Outcome:
+    rows = make_rows()
+    sizes = [(2, 1), (1, 3), (16, 16), (17, 33), (15, 1)]
+    rows.cameras = [
+        type(rows.cameras[0])(i, "PINHOLE", w, h, [30.0, 30.0, w / 2, h / 2])
+        for i, (w, h) in enumerate(sizes, start=1)
+    ]
+    for number, image in enumerate(rows.images):
+        image.camera_id, image.keypoints = 1 + number % len(sizes), []
+    make_scene(stage.root / "scene", rows)
+    return stage.train()
+
+
+# ---- F. Resources
+
+
+@case("F4", "host memory short", r"error: out of memory", 5, "no model under a final name")
+def _(stage: Stage) -> Outcome:
+    ended = stage.train("-r", "6000", more_memory=400 << 20)  # the photos alone take 970 MB
+    assert not any(stage.out.glob("point_cloud/*/point_cloud.ply"))
+    assert stage.record()["code"] == 5
+    return ended
+
+
+@case("F5", "a GPU is asked for and there is none", r"--device cuda", 4, "run.json")
+def _(stage: Stage) -> Outcome:
+    ended = stage.train("--device", "cuda", environment={"CUDA_VISIBLE_DEVICES": ""})
+    assert stage.record()["status"] == "failed"
+    assert stage.record()["code"] == 4
+    return ended
+
+
+@case(
+    "F8",
+    "disk full during a checkpoint",
+    r"checkpoint 5 not saved: No space left on device \(\d+ MB free\); keeping the one before",
+    0,
+    "the older checkpoint; the next is saved",
+)
+def _(stage: Stage) -> Outcome:
+    full = Fault(str(stage.out / "checkpoints" / "step_000005"), 1, int(ALL), errno.ENOSPC, True)
+    ended = stage.train("--checkpoint_every", "5", fault=full)
+    kept = sorted(path.name for path in (stage.out / "checkpoints").glob("*.json"))
+    assert kept == ["step_000010.json", "step_000012.json"]
+    return ended
+
+
+@case("F9", "disk full at the model", r"No space left on device", 6, "checkpoint, no partial PLY")
+def _(stage: Stage) -> Outcome:
+    full = Fault(str(stage.out / "point_cloud"), 1, int(Operations.WRITE), errno.ENOSPC, True)
+    ended = stage.train(fault=full)
+    assert not any(p.is_file() for p in stage.out.glob("point_cloud/**/*"))
+    assert stage.record()["code"] == 6
+    assert (stage.out / "checkpoints" / f"step_{LAST:06d}.json").is_file()
+    return ended
+
+
+@case("F10", "the disk fails", r"Input/output error in '.*'; check the disk", 6, "as F8")
+def _(stage: Stage) -> Outcome:
+    broken = Fault(str(stage.out / "config.json"), 1, int(ALL), errno.EIO, True)
+    return stage.train(fault=broken)
+
+
+@case("F11", "no home and no temporary folder", r"done in", 0)
+def _(stage: Stage) -> Outcome:
+    gone = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "TORCH_HOME"), "/nonexistent")
+    return stage.train(environment=gone)
+
+
+# ---- G. Interruption and checkpoints
+
+
+@case("G1", "killed, then resumed", r"resuming from step \d+ \(verified\)", 0, "exact: test_kills")
+def _(stage: Stage) -> Outcome:
+    killed = stage.train("--checkpoint_every", "5", fault=Fault(str(stage.out / "point_cloud"), 2))
+    assert killed.code == -signal.SIGKILL
+    assert stage.record()["status"] == "running"
+    return stage.train("--resume")
+
+
+@case("G2", "killed inside a checkpoint write", r"ignored unfinished step_\d+", 0, "no *.tmp")
+def _(stage: Stage) -> Outcome:
+    inside = Fault(str(stage.out / "checkpoints" / "step_000010"), 4)
+    killed = stage.train("--checkpoint_every", "5", fault=inside)
+    assert killed.code == -signal.SIGKILL
+    ended = stage.train("--resume")
+    assert list(stage.out.rglob("*.tmp")) == []
+    return ended
+
+
+def _stopped_by(number: int, code: int) -> Play:
+    def play(stage: Stage) -> Outcome:
+        send = signalled(number, "checkpoints/step_000005.json")(stage.out)
+        ended = stage.train(
+            *("--iterations", FOREVER, "--checkpoint_every", "5", "--test_iterations", "1"),
+            meanwhile=send,
+        )
+        record = stage.record()
+        assert (record["status"], record["code"]) == ("stopped", code)
+        assert f"step {record['step']}," in str(record["reason"])
+        saved = stage.out / "checkpoints" / f"step_{record['step']:06d}.json"
+        assert saved.is_file()
+        return ended
+
+    return play
+
+
+STOPPED = r"stopped at step \d+, saved .*; go on with --resume"
+for name, number, code in (
+    ("SIGTERM", signal.SIGTERM, 143),
+    ("SIGUSR1", signal.SIGUSR1, 143),
+    ("SIGINT", signal.SIGINT, 130),
+):
+    case("G3", name, STOPPED, code, "checkpoint of that step")(_stopped_by(number, code))
+case("G5", "SIGHUP", STOPPED, 129, "checkpoint of that step")(_stopped_by(signal.SIGHUP, 129))
+
+
+@case("G4", "SIGTERM before the first step", r"stopped by SIGTERM; nothing", 143, "run.json")
+def _(stage: Stage) -> Outcome:
+    send = signalled(signal.SIGTERM, "run.json")(stage.out)
+    ended = stage.train("--iterations", FOREVER, meanwhile=send)
+    assert stage.record()["status"] == "stopped"
+    assert stage.record()["code"] == 143
+    return ended
+
+
+@case(
+    "G6", "newest checkpoint damaged", r"digest differs in '.*'; trying the one before", 0, "*.bad"
+)
+def _(stage: Stage) -> Outcome:
+    stage.trained("--checkpoint_every", "5")
+    newest = stage.out / "checkpoints" / f"step_{LAST:06d}.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-9] ^= 4
+    newest.write_bytes(content)
+    ended = stage.train("--resume")
+    assert newest.with_suffix(".safetensors.bad").is_file()
+    return ended
+
+
+@case("G6", "all checkpoints damaged", r"no checkpoint in '.*' is intact", 8, "*.bad")
+def _(stage: Stage) -> Outcome:
+    stage.trained()
+    for path in (stage.out / "checkpoints").glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+    return stage.train("--resume")
+
+
+@case(
+    "G7",
+    "resumed with other settings",
+    r"made with another --sh_degree 3 \(now 2\), --opacity_lr 0.1 \(now 0.05\); give the old",
+    8,
+    "untouched",
+)
+def _(stage: Stage) -> Outcome:
+    stage.trained()
+    changed = ("--resume", "--iterations", "20", "--opacity_lr", "0.05", "--sh_degree", "2")
+    return stage.untouched(lambda: stage.train(*changed))
+
+
+@case("G8", "resumed with other data", r"COLMAP model changed since; bring the old", 8, "untouched")
+def _(stage: Stage) -> Outcome:
+    stage.trained()
+    rows = make_rows()
+    rows.images[0].translation[0] += 0.1
+    write_binary(rows, stage.scene / "sparse" / "0")
+    return stage.untouched(lambda: stage.train("--resume", "--iterations", "20"))
+
+
+@case("G9", "resumed past the old end", r"--iterations 12 \(now 20\): schedules are those of", 0)
+def _(stage: Stage) -> Outcome:
+    stage.trained()
+    ended = stage.train("--resume", "--iterations", "20")
+    assert stage.record()["step"] == 20
+    return ended
+
+
+@case("G9", "resumed when finished", r"already at step 12", 0)
+def _(stage: Stage) -> Outcome:
+    stage.trained()
+    return stage.train("--resume")
+
+
+@case("G10", "a PLY given as a checkpoint", r"a PLY has no optimizer state", 8, "untouched")
+def _(stage: Stage) -> Outcome:
+    (stage.root / "x.ply").write_bytes(b"ply\n")
+    return stage.train("--start_checkpoint", str(stage.root / "x.ply"))
+
+
+@case(
+    "G11", "a pickle from a stranger", r"a pickle can run code and is never opened", 8, "no effect"
+)
+def _(stage: Stage) -> Outcome:
+    canary = stage.root / "canary"
+    code = f"cposix\nmkdir\n(V{canary}\nI511\ntR.".encode()
+    (stage.root / "chkpnt7000.pth").write_bytes(code)
+    ended = stage.train("--start_checkpoint", str(stage.root / "chkpnt7000.pth"))
+    assert not canary.exists()
+    return ended
+
+
+@case("G12", "a hostile tensor file", r"the header is not JSON; trying", 8, "as G6")
+def _(stage: Stage) -> Outcome:
+    stage.trained()
+    path = stage.out / "checkpoints" / f"step_{LAST:06d}.safetensors"
+    path.write_bytes((100_000).to_bytes(8, "little") + b"[" * 200_000)
+    return stage.train("--resume")
+
+
+@case("G13", "two runs in one OUT", r"is in use by pid \d+ on host", 2, "first run untouched")
+def _(stage: Stage) -> Outcome:
+    stage.trained()
+    with (stage.out / "run.lock").open("r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        held.write("pid 4711 on host somewhere\n")
+        held.flush()
+        return stage.untouched(lambda: stage.train("--overwrite"))
+
+
+@case("G13", "stale lock of a crashed run", r"after step \d+", 0)
+def _(stage: Stage) -> Outcome:
+    killed = stage.train(fault=Fault(str(stage.out / "point_cloud"), 2))
+    assert killed.code == -signal.SIGKILL
+    return stage.train("--resume")
+
+
+@case("G14", "resumed with another number of threads", r"resuming from step 12", 0, "same bytes")
+def _(stage: Stage) -> Outcome:
+    last = stage.out / "checkpoints" / "step_000020.safetensors"
+    contents = []
+    for threads in (1, 2):
+        shutil.rmtree(stage.out, ignore_errors=True)
+        stage.trained("--sh_interval", "4", "--position_lr_max_steps", "99")
+        ended = stage.train(
+            *("--resume", "--iterations", "20", "--sh_interval", "4"),
+            *("--position_lr_max_steps", "99"),
+            threads=threads,
+        )
+        contents.append(last.read_bytes())
+    assert contents[0] == contents[1]
+    return ended
+
+
+# ---- I. Evaluation
+
+
+def evaluated(stage: Stage, *extra: str, **options: object) -> Outcome:
+    """evaluate.py on the stage's run."""
+    words = ("evaluate", "-m", str(stage.out), *extra)
+    return stage.commands.run(*words, **options)  # type: ignore[arg-type]
+
+
+@case("I1", "metrics after training and from disk", r"written: .*metrics.json", 0, "metrics.json")
+def _(stage: Stage) -> Outcome:
+    stage.trained("--eval", "--test_iterations", str(LAST))
+    return evaluated(stage)
+
+
+@case("I3", "no test photos", r"the test split is empty", 0, "no metrics.json")
+def _(stage: Stage) -> Outcome:
+    stage.trained()
+    ended = evaluated(stage)
+    assert not (stage.out / "metrics.json").exists()
+    return ended
+
+
+@case("I4", "no LPIPS weights", r"written: .*metrics.json", 0, "lpips: null and the reason")
+def _(stage: Stage) -> Outcome:
+    stage.trained("--eval")
+    ended = evaluated(stage, environment={"HOME": "/nonexistent", "TORCH_HOME": "/nonexistent"})
+    metrics = json.loads((stage.out / "metrics.json").read_text())
+    assert metrics["lpips"] is None
+    assert metrics["lpips_reason"]
+    return ended
+
+
+@case("H3", "no model in OUT", r"no run in '.*': config.json is missing", 3)
+def _(stage: Stage) -> Outcome:
+    stage.out.mkdir()
+    return evaluated(stage)
+
+
+@case("H5", "the model's PLY is cut short", r"ends inside row \d+ of \d+ of 'vertex'", 3)
+def _(stage: Stage) -> Outcome:
+    stage.trained("--eval")
+    path = next(stage.out.glob("point_cloud/*/point_cloud.ply"))
+    path.write_bytes(path.read_bytes()[:-3])
+    return evaluated(stage)
+
+
+# ---- K. Surroundings
+
+
+@case("K3", "spaces and other letters in paths", r"done in", 0)
+def _(stage: Stage) -> Outcome:
+    odd = Stage(stage.root / "Orte mit Lücken 場所", stage.commands)
+    odd.root.mkdir()
+    return odd.train()
+
+
+@case("K5", "locale C", r"done in", 0)
+def _(stage: Stage) -> Outcome:
+    return stage.train(environment={"LC_ALL": "C", "LANG": "C", "PYTHONHASHSEED": "7"})
+
+
+@case("A7", "too many photos missing", r"3 images missing .*--allow-missing 1.0", 3, "run.json")
+def _(stage: Stage) -> Outcome:
+    remove_photos(3)(stage.scene)
+    ended = stage.train()
+    assert stage.record()["status"] == "failed"
+    return ended
+
+
+@case("A6", "no image folder", r"0 found in .*; --images DIR", 3, "run.json")
+def _(stage: Stage) -> Outcome:
+    rename("images", "photos")(stage.scene)
+    return stage.train()
