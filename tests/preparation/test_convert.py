@@ -14,9 +14,7 @@ from scene.capture import CaptureSettings, load_capture
 from scene.colmap import read_model
 from scene.preparation.frames import Frame, extract_frames, select_sharp, sharpness, upright
 from scene.preparation.own_photos import ConvertArguments, convert
-from scene.synthetic import take
-from scene.synthetic_room import build_room
-from scene.synthetic_solids import View
+from tests.downloads import walk_photos
 
 QUIET = Messages(quiet=True)
 
@@ -24,19 +22,7 @@ QUIET = Messages(quiet=True)
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """12 photos of the built-in room, taken on a short arc: COLMAP can register them."""
-    photos = tmp_path_factory.mktemp("photos")
-    room = build_room(np.random.default_rng(0), texels_per_metre=110)
-    for number in range(12):
-        angle = 0.08 * number
-        position = np.array([2.5 * np.cos(angle), 2.0 * np.sin(angle), 1.55])
-        forward = np.array([0.0, 0.0, 1.0]) - position
-        forward /= np.linalg.norm(forward)
-        right = np.cross(forward, [0.0, 0.0, 1.0])
-        right /= np.linalg.norm(right)
-        rotation = np.stack([right, np.cross(forward, right), forward])
-        shot = take(View(rotation, position, 240.0, 320, 240), room, ())
-        Image.fromarray(shot.clean).save(photos / f"walk_{number:03d}.png")
-    return photos
+    return walk_photos(tmp_path_factory.mktemp("walk") / "photos")
 
 
 def converted(source: Path, out: Path, *extra: str) -> Path:
