@@ -175,7 +175,11 @@ class Queue:
             ) from None
         wanted = {"partition": self.partition} if self.partition else {}
         executor.update_parameters(
-            time=round(self.hours * 60), gpus_per_node=1, array_parallelism=self.jobs, **wanted
+            job_name="twinsplat",
+            time=round(self.hours * 60),
+            gpus_per_node=1,
+            array_parallelism=self.jobs,
+            **wanted,
         )
         with executor.batch():
             jobs = [executor.submit(CellJob(cell)) for cell in cells]
