@@ -12,6 +12,7 @@ from arguments.cli import parse
 from arguments.messages import ExitCode, Messages, UserError
 from scene.capture import CaptureSettings, load_capture
 from scene.colmap import read_model
+from scene.preparation.colmap_tool import Reconstruction, find_tool, reconstruct
 from scene.preparation.frames import Frame, extract_frames, select_sharp, sharpness, upright
 from scene.preparation.own_photos import ConvertArguments, convert
 from tests.downloads import walk_photos
@@ -80,6 +81,23 @@ def test_a_video_becomes_a_scene(walk: Path, tmp_path: Path) -> None:
     write_video(tmp_path / "walk.mp4", pictures)
     scene = converted(tmp_path / "walk.mp4", tmp_path / "scene", "--frames", "12")
     assert len(load_capture(CaptureSettings(scene), QUIET).train) >= 10
+
+
+def test_an_interrupted_registration_goes_on_with_the_same_camera(
+    walk: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("pycolmap")
+    tool = find_tool("pycolmap", use_gpu=False, messages=QUIET)
+    names = sorted(path.name for path in walk.iterdir())
+    chosen = tmp_path / "names.txt"  # as if the call before had come to the third photo
+    chosen.write_text("\n".join(names[:3]) + "\n")
+    work = tmp_path / "work"
+    work.mkdir()
+    words = ["--database_path", work / "database.db", "--image_path", walk]
+    words += ["--ImageReader.single_camera", "1", "--image_list_path", chosen]
+    tool.run("feature_extractor", words, work / "colmap.log", QUIET)
+    model = reconstruct(tool, walk, work, Reconstruction(), QUIET)
+    assert len(read_model(model, QUIET).cameras) == 1
 
 
 def test_a_broken_photo_is_left_out_and_named(walk: Path, tmp_path: Path) -> None:
