@@ -102,13 +102,12 @@ def test_a_run_that_is_preempted_saves_itself_and_goes_on(
     job = executor.submit(CellJob(replace(cell, flags=(*flags, "--checkpoint_every", "20"))))
     deadline = time.monotonic() + 120
     while not list((tmp_path / "run").glob("checkpoints/step_*.json")):
-        assert time.monotonic() < deadline, (tmp_path / "run" / "sweep.log").read_text()
+        assert time.monotonic() < deadline, job.stderr()
         time.sleep(0.05)
     (task,) = children_of(job.job_id)
     os.kill(task, signal.SIGUSR2)  # what submitit makes of Slurm's announcement
     assert job.result() == Outcome(0), job.stderr()
-    log = (tmp_path / "run" / "sweep.log").read_text()
-    assert re.search(r"stopped at step \d+, saved", log)
+    assert re.search(r"stopped at step \d+, saved", job.stderr())
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (run["status"], run["step"]) == ("finished", 1200)
 
