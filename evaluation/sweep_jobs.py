@@ -22,7 +22,6 @@ import torch
 from arguments.messages import ExitCode, UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-LAST_BYTES = 2000  # of a log, in which the last line is looked for
 
 
 @dataclass(frozen=True)
@@ -77,18 +76,13 @@ class CellJob:
     child: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     def __call__(self) -> Outcome:
-        """Run the cell's commands one after the other."""
-        self.cell.folder.mkdir(parents=True, exist_ok=True)
-        log = self.cell.folder / "sweep.log"
+        """Run the cell's commands one after the other; what they say goes to submitit's logs."""
         for command in self.cell.commands():
-            with log.open("ab") as out:
-                self.child = subprocess.Popen(
-                    [sys.executable, *command], cwd=ROOT, stdout=out, stderr=subprocess.STDOUT
-                )
-                code = self.child.wait()
+            self.child = subprocess.Popen([sys.executable, *command], cwd=ROOT)
+            code = self.child.wait()
             self.child = None
             if code:
-                return Outcome(code, _last_line(log))
+                return Outcome(code)
         return Outcome(0)
 
     def checkpoint(self) -> Any:
@@ -175,7 +169,11 @@ class Queue:
             ) from None
         wanted = {"partition": self.partition} if self.partition else {}
         executor.update_parameters(
-            time=round(self.hours * 60), gpus_per_node=1, array_parallelism=self.jobs, **wanted
+            job_name="twinsplat",
+            time=round(self.hours * 60),
+            gpus_per_node=1,
+            array_parallelism=self.jobs,
+            **wanted,
         )
         with executor.batch():
             jobs = [executor.submit(CellJob(cell)) for cell in cells]
@@ -190,17 +188,14 @@ def _outcome(job: Any) -> Outcome:
     try:
         done = job.result()
     except (FailedJobError, UncompletedJobError) as failure:
-        return Outcome(int(ExitCode.BUG), str(failure).strip().splitlines()[-1])
-    return done if isinstance(done, Outcome) else Outcome(int(ExitCode.BUG), repr(done))
+        done = Outcome(int(ExitCode.BUG), str(failure).strip().splitlines()[-1])
+    if done.code and not done.words:
+        lines = [line.strip() for line in (job.stderr() or "").splitlines() if line.strip()]
+        return Outcome(done.code, f"{lines[-1] if lines else 'no word'} ({job.paths.stderr})")
+    return done
 
 
 def _interpreter() -> str:
     """This Python, with this checkout on its path, as a shell writes it."""
     paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     return shlex.join(["env", f"PYTHONPATH={paths}", sys.executable])
-
-
-def _last_line(log: Path) -> str:
-    text = log.read_bytes()[-LAST_BYTES:].decode("utf-8", "replace")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""

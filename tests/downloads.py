@@ -11,11 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from arguments.messages import Messages
 from scene.colmap import read_model
 from scene.colmap_records import ColmapModel
+from scene.synthetic import take
+from scene.synthetic_room import build_room
+from scene.synthetic_solids import View
 from tests.scene_builder import CameraRow, ImageRow, PointRow, SceneRows, write_binary
 
 
@@ -83,6 +87,23 @@ def make_phototourism(root: Path, photos: Photos, scene: str = "sacre_coeur") ->
     lines += [f"{names[name]}\t\ttrain\tsacre" for name in photos.clutter[-2:]]
     (root / "phototourism" / "sacre.tsv").write_text("\n".join(lines) + "\n")
     return root / "phototourism"
+
+
+def walk_photos(out: Path) -> Path:
+    """12 photos of the built-in room, taken on a short arc, which COLMAP can register."""
+    out.mkdir(parents=True)
+    room = build_room(np.random.default_rng(0), texels_per_metre=110)
+    for number in range(12):
+        angle = 0.08 * number
+        position = np.array([2.5 * np.cos(angle), 2.0 * np.sin(angle), 1.55])
+        forward = np.array([0.0, 0.0, 1.0]) - position
+        forward /= np.linalg.norm(forward)
+        right = np.cross(forward, [0.0, 0.0, 1.0])
+        right /= np.linalg.norm(right)
+        rotation = np.stack([right, np.cross(forward, right), forward])
+        shot = take(View(rotation, position, 240.0, 320, 240), room, ())
+        Image.fromarray(shot.clean).save(out / f"walk_{number:03d}.png")
+    return out
 
 
 def model_of(photos: Photos) -> ColmapModel:

@@ -6,10 +6,12 @@ Knows the steps of a reconstruction and of an undistortion, and nothing of datas
 import importlib.util
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -135,6 +137,9 @@ def reconstruct(
     words: list[str | Path] = ["--database_path", database, "--image_path", images]
     words += ["--ImageReader.single_camera", str(int(how.single_camera))]
     words += ["--ImageReader.camera_model", how.camera_model]
+    known = _first_camera(database) if how.single_camera else None
+    if known is not None:  # COLMAP would make another one for the photos that are left
+        words += ["--ImageReader.existing_camera_id", str(known)]
     if how.names:
         words += ["--image_list_path", _list_file(work / "names.txt", how.names)]
     words += tool.gpu_words("feature_extractor", "Extraction")
@@ -156,7 +161,9 @@ def reconstruct(
     best = max(found, key=count_images)
     if len(found) > 1:
         counts = ", ".join(str(count_images(folder)) for folder in found)
-        messages.warn(f"the photos fall into {len(found)} models ({counts} photos); the largest")
+        messages.warn(
+            f"the photos fall into {len(found)} models ({counts} photos); the largest is used"
+        )
     return best
 
 
@@ -183,6 +190,18 @@ def undistort(
     if longest_side is not None:
         words += ["--max_image_size", str(longest_side)]
     tool.run("image_undistorter", words, out.with_suffix(".log"), messages)
+
+
+def _first_camera(database: Path) -> int | None:
+    """The id of a camera in COLMAP's database; None where there is none yet."""
+    if not database.is_file():
+        return None
+    with closing(sqlite3.connect(database)) as connection:
+        try:
+            row = connection.execute("SELECT MIN(camera_id) FROM cameras").fetchone()
+        except sqlite3.DatabaseError:  # it was interrupted before it had its tables
+            return None
+    return None if row[0] is None else int(row[0])
 
 
 def _list_file(path: Path, names: Sequence[str]) -> Path:

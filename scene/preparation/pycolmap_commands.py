@@ -29,6 +29,9 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--ImageReader.camera_model", dest="model", default="SIMPLE_RADIAL"
             )
+            command.add_argument(
+                "--ImageReader.existing_camera_id", dest="camera", type=int, default=-1
+            )
             command.add_argument("--FeatureExtraction.use_gpu", dest="gpu", type=int, default=1)
         elif name == "mapper":
             command.add_argument("--image_path", type=Path, required=True)
@@ -81,7 +84,9 @@ def main(arguments: Sequence[str]) -> None:
             words.image_path,
             image_names=_names(words),
             camera_mode=mode,
-            reader_options=pycolmap.ImageReaderOptions(camera_model=words.model),
+            reader_options=pycolmap.ImageReaderOptions(
+                camera_model=words.model, existing_camera_id=words.camera
+            ),
             device=_device(words.gpu),
         )
     elif words.command == "exhaustive_matcher":

@@ -12,11 +12,10 @@ from arguments.cli import parse
 from arguments.messages import ExitCode, Messages, UserError
 from scene.capture import CaptureSettings, load_capture
 from scene.colmap import read_model
+from scene.preparation.colmap_tool import Reconstruction, find_tool, reconstruct
 from scene.preparation.frames import Frame, extract_frames, select_sharp, sharpness, upright
 from scene.preparation.own_photos import ConvertArguments, convert
-from scene.synthetic import take
-from scene.synthetic_room import build_room
-from scene.synthetic_solids import View
+from tests.downloads import walk_photos
 
 QUIET = Messages(quiet=True)
 
@@ -24,19 +23,7 @@ QUIET = Messages(quiet=True)
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """12 photos of the built-in room, taken on a short arc: COLMAP can register them."""
-    photos = tmp_path_factory.mktemp("photos")
-    room = build_room(np.random.default_rng(0), texels_per_metre=110)
-    for number in range(12):
-        angle = 0.08 * number
-        position = np.array([2.5 * np.cos(angle), 2.0 * np.sin(angle), 1.55])
-        forward = np.array([0.0, 0.0, 1.0]) - position
-        forward /= np.linalg.norm(forward)
-        right = np.cross(forward, [0.0, 0.0, 1.0])
-        right /= np.linalg.norm(right)
-        rotation = np.stack([right, np.cross(forward, right), forward])
-        shot = take(View(rotation, position, 240.0, 320, 240), room, ())
-        Image.fromarray(shot.clean).save(photos / f"walk_{number:03d}.png")
-    return photos
+    return walk_photos(tmp_path_factory.mktemp("walk") / "photos")
 
 
 def converted(source: Path, out: Path, *extra: str) -> Path:
@@ -94,6 +81,23 @@ def test_a_video_becomes_a_scene(walk: Path, tmp_path: Path) -> None:
     write_video(tmp_path / "walk.mp4", pictures)
     scene = converted(tmp_path / "walk.mp4", tmp_path / "scene", "--frames", "12")
     assert len(load_capture(CaptureSettings(scene), QUIET).train) >= 10
+
+
+def test_an_interrupted_registration_goes_on_with_the_same_camera(
+    walk: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("pycolmap")
+    tool = find_tool("pycolmap", use_gpu=False, messages=QUIET)
+    names = sorted(path.name for path in walk.iterdir())
+    chosen = tmp_path / "names.txt"  # as if the call before had come to the third photo
+    chosen.write_text("\n".join(names[:3]) + "\n")
+    work = tmp_path / "work"
+    work.mkdir()
+    words = ["--database_path", work / "database.db", "--image_path", walk]
+    words += ["--ImageReader.single_camera", "1", "--image_list_path", chosen]
+    tool.run("feature_extractor", words, work / "colmap.log", QUIET)
+    model = reconstruct(tool, walk, work, Reconstruction(), QUIET)
+    assert len(read_model(model, QUIET).cameras) == 1
 
 
 def test_a_broken_photo_is_left_out_and_named(walk: Path, tmp_path: Path) -> None:

@@ -53,6 +53,41 @@ def test_a_sweep_runs_each_cell_once_and_ends_in_a_csv_and_a_table(
     assert times() == before
 
 
+SLURM = {  # as much of it as submitit sees; the queue is this machine
+    "sbatch": """
+last=$(grep -oP '(?<=--array=0-)\\d+' "${@: -1}" || echo 0)
+echo "Submitted batch job 77"
+for i in $(seq 0 "$last"); do
+  SLURM_JOB_ID=$((78 + i)) SLURM_ARRAY_JOB_ID=77 SLURM_ARRAY_TASK_ID=$i SLURM_PROCID=0 \\
+    SLURM_LOCALID=0 SLURM_NODEID=0 SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 \\
+    SLURM_JOB_NODELIST=here bash "${@: -1}" > /dev/null 2>&1 &
+done
+""",
+    "srun": 'while [ "$1" != env ]; do shift; done; exec "$@"',
+    "sacct": "echo 'JobID|State|NodeList'; echo '77_0|RUNNING|here'; echo '77_1|RUNNING|here'",
+    "scontrol": "echo here",
+}
+
+
+@pytest.mark.slow
+def test_slurm_gets_one_array_job_with_a_task_for_each_cell(
+    tiny_capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit")
+    (tmp_path / "bin").mkdir()
+    for name, text in SLURM.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    words = [tiny_capture, "-o", tmp_path / "out", "--methods", "single", "--cluster", "slurm"]
+    words += ["--seeds", "0", "1", "--jobs", "2", "--hours", "0.5", "--partition", "gpu"]
+    assert sweep(arguments(*words, "--", "--iterations", "2"), QUIET) == []
+    assert len((tmp_path / "out" / "sweep.csv").read_text().splitlines()) == 3
+    asked = (tmp_path / "out" / "jobs" / "77_submission.sh").read_text()
+    for line in ("--array=0-1%2", "--time=30", "--partition=gpu", "--gpus-per-node=1"):
+        assert f"#SBATCH {line}" in asked
+
+
 @pytest.mark.slow
 def test_a_run_that_is_preempted_saves_itself_and_goes_on(
     tiny_capture: Path, tmp_path: Path
@@ -67,13 +102,12 @@ def test_a_run_that_is_preempted_saves_itself_and_goes_on(
     job = executor.submit(CellJob(replace(cell, flags=(*flags, "--checkpoint_every", "20"))))
     deadline = time.monotonic() + 120
     while not list((tmp_path / "run").glob("checkpoints/step_*.json")):
-        assert time.monotonic() < deadline, (tmp_path / "run" / "sweep.log").read_text()
+        assert time.monotonic() < deadline, job.stderr()
         time.sleep(0.05)
     (task,) = children_of(job.job_id)
     os.kill(task, signal.SIGUSR2)  # what submitit makes of Slurm's announcement
     assert job.result() == Outcome(0), job.stderr()
-    log = (tmp_path / "run" / "sweep.log").read_text()
-    assert re.search(r"stopped at step \d+, saved", log)
+    assert re.search(r"stopped at step \d+, saved", job.stderr())
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (run["status"], run["step"]) == ("finished", 1200)
 
