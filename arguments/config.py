@@ -141,7 +141,7 @@ class RunConfig:
     """Replace a run that is already in the model folder."""
 
     preflight: bool = False
-    """Print what was found and what would be done, then stop."""
+    """Print what was found and what it would cost, from headers alone, and write nothing."""
 
     tensorboard: bool = False
     """Write TensorBoard events into the model folder."""
