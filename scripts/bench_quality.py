@@ -16,7 +16,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from queue import Queue
 
+import torch
 import tyro
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,6 +76,9 @@ class Study:
     threads: int | None = None
     """Threads of each run; None is its share of the cores."""
 
+    gpus: int = 0
+    """GPUs to spread the runs over, one run on each at a time; 0 leaves the choice to train.py."""
+
     extra: str = ""
     """Further flags for every run."""
 
@@ -100,6 +105,8 @@ class Row:
 
 def device() -> str:
     """What the runs were made on."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -108,18 +115,23 @@ def device() -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
-def run(study: Study, configuration: str, seed: int) -> Row:
+def run(study: Study, configuration: str, seed: int, free_gpus: Queue[int]) -> Row:
     """Train and measure once."""
     out = study.out / study.name / f"{configuration}-{seed}"
     flags = f"{CONFIGURATIONS[configuration]} {study.extra}".strip()
     threads = study.threads or max(1, (os.cpu_count() or 1) // study.jobs)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    gpu = free_gpus.get() if study.gpus else None
+    if gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
     if not (out / "metrics.json").is_file():
         train = ["train.py", "-s", study.scene, "-m", out, "-r", study.width, "--seed", seed]
         train += ["--iterations", study.iterations, "--overwrite", "--quiet", *flags.split()]
         for command in (train, ["render.py", "-m", out, "--quiet"], ["evaluate.py", "-m", out]):
             words = [sys.executable, *map(str, command)]
             subprocess.run(words, cwd=ROOT, check=True, env=environment)
+    if gpu is not None:
+        free_gpus.put(gpu)
     measured = read_metrics(out)
     return Row(
         study.name,
@@ -165,8 +177,11 @@ def main() -> None:
     """Run the study."""
     study = tyro.cli(Study)
     tasks = [(name, seed) for seed in study.seeds for name in study.configurations]
-    with ThreadPoolExecutor(study.jobs) as pool:
-        rows = list(pool.map(lambda task: run(study, *task), tasks))
+    free_gpus: Queue[int] = Queue()
+    for gpu in range(study.gpus):
+        free_gpus.put(gpu)
+    with ThreadPoolExecutor(max(study.jobs, study.gpus)) as pool:
+        rows = list(pool.map(lambda task: run(study, *task, free_gpus), tasks))
     study.results.mkdir(parents=True, exist_ok=True)
     path = study.results / f"{study.name}.csv"
     with path.open("w", newline="", encoding="utf-8") as file:

@@ -37,14 +37,16 @@ def refusal(source: Path, out: Path, *extra: str) -> UserError:
     return refused.value
 
 
-def write_video(path: Path, pictures: Sequence[np.ndarray]) -> None:
-    """A short video, a tenth of a second a picture."""
+def write_video(path: Path, pictures: Sequence[np.ndarray], counterclockwise: int = 0) -> None:
+    """A short video, a tenth of a second a picture, that asks players to turn it."""
     av = pytest.importorskip("av")
     height, width = pictures[0].shape[:2]
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.bit_rate = 20_000_000
+        if counterclockwise:
+            stream.set_display_rotation(counterclockwise)
         for picture in pictures:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
@@ -179,6 +181,16 @@ def test_the_sharp_pictures_of_a_video_are_taken_one_for_each_stretch(tmp_path: 
         with Image.open(tmp_path / "out" / name) as image:
             error = np.abs(np.asarray(image).astype(float) - np.asarray(noise(number)))
         assert np.median(error) < 12  # two lossy codecs; another picture is off by 80
+
+
+@pytest.mark.parametrize("turn", [90, -90, 180])
+def test_a_video_of_a_turned_phone_comes_out_upright(turn: int, tmp_path: Path) -> None:
+    upright_scene = np.asarray(noise(0))
+    stored = np.ascontiguousarray(np.rot90(upright_scene, k=-turn // 90))
+    write_video(tmp_path / "a.mp4", [stored] * 3, turn)
+    (name,) = extract_frames(tmp_path / "a.mp4", tmp_path / "out", 1, QUIET)
+    with Image.open(tmp_path / "out" / name) as image:
+        assert np.median(np.abs(np.asarray(image).astype(float) - upright_scene)) < 12
 
 
 def test_selection_takes_the_best_of_each_stretch_and_skips_empty_ones() -> None:
