@@ -14,6 +14,7 @@ import tyro
 from arguments.messages import ExitCode, UserError
 
 Method = Literal["dual", "ema", "single"]
+ProxyLists = Literal["shared", "own"]
 MaskKind = Literal["none", "hard", "soft"]
 StrategyName = Literal["asymmetric", "default"]
 
@@ -141,7 +142,7 @@ class RunConfig:
     """Replace a run that is already in the model folder."""
 
     preflight: bool = False
-    """Print what was found and what would be done, then stop."""
+    """Print what was found and what it would cost, from headers alone, and write nothing."""
 
     tensorboard: bool = False
     """Write TensorBoard events into the model folder."""
@@ -256,6 +257,10 @@ class AgreementConfig:
 
     ema_decay: float = 0.8
     """Share of itself that the averaged branch keeps at each step."""
+
+    proxy_lists: ProxyLists = "shared"
+    """How the averaged branch of ema is drawn: in the order and the tiles of the live one, which
+    differs by less than the two pictures do; or with lists of its own, exactly."""
 
     def __post_init__(self) -> None:
         """Refuse values that no run can use."""

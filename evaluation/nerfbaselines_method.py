@@ -21,7 +21,7 @@ from arguments.config import TrainConfig
 from arguments.messages import ExitCode, Messages, UserError
 from arguments.serialization import to_plain
 from evaluation.nerfbaselines_dataset import NerfbaselinesDataset, camera_of, capture_of
-from gaussian_renderer import render
+from gaussian_renderer import MIP_VARIANCE, render
 from gaussian_renderer.device import choose_device
 from scene.cameras import Cameras
 from scene.gaussians import Gaussians
@@ -30,6 +30,7 @@ from training.graph import choose_stepper
 from training.photos import ViewSource
 from training.resume import check_data, check_settings
 from training.run import candidates_for
+from training.run_folder import splats_of
 from training.setup import BRANCH_NAMES, build
 
 # Where photos come from and files go is decided by nerfbaselines; checkpoints must not tell.
@@ -221,6 +222,20 @@ class TwinSplat(nerfbaselines.Method):  # type: ignore[misc]  # nerfbaselines ha
             shutil.copytree(
                 self._loaded.path.parent, folder / checkpoint.FOLDER, dirs_exist_ok=True
             )
+
+    def export_gaussian_splats(self, *, options: Any = None) -> dict[str, Any]:
+        """The result for viewers, with its 3D filter: activated values, harmonics [N, 3, K]."""
+        del options  # there is no appearance to choose yet
+        splats = splats_of(self._result)
+        is_mip = self._config.optimization.filter == "mip"
+        return {
+            "antialias_2D_kernel_size": MIP_VARIANCE if is_mip else None,
+            "means": splats.means.numpy(),
+            "scales": splats.log_scales.exp().numpy(),
+            "opacities": splats.opacity_logits.sigmoid().numpy(),
+            "quaternions": splats.quats.numpy(),
+            "spherical_harmonics": torch.cat([splats.sh0, splats.shN], 1).mT.numpy(),
+        }
 
     def close(self) -> None:
         """Remove what training kept on disk."""

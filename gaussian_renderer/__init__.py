@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import Literal
 
 import torch
-from diff_gaussian_rasterization import activate, rasterization
+from diff_gaussian_rasterization import TileLists, activate, rasterization
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -37,7 +37,8 @@ class Render:
         radii: extent on screen in pixels; 0 = not visible.
         rows: where this set lies among those of the call.
         counts: of the whole call, on the device: visible Gaussians, (Gaussian, tile) pairs, and the
-            first row that is not finite or -1.
+            first row that is not finite or -1; all -1 where `tile_lists` were given.
+        tile_lists: of the whole call, for another that may draw in the same order.
     """
 
     color: Float[Tensor, "C H W 3"]
@@ -47,6 +48,7 @@ class Render:
     radii: Int[Tensor, "C M"]
     rows: slice
     counts: Int[Tensor, "3"]
+    tile_lists: TileLists
 
 
 def render(
@@ -58,6 +60,7 @@ def render(
     filter_2d: Filter = "mip",
     absgrad: bool = False,
     pair_capacity: int | None = None,
+    tile_lists: TileLists | None = None,
 ) -> Render:
     """Render a set of Gaussians in each of the cameras, differentiable in every parameter.
 
@@ -67,6 +70,8 @@ def render(
         absgrad: also collect absolute screen gradients.
         pair_capacity: room for (Gaussian, tile) pairs, so that a GPU is not waited for; with None
             there is always enough.
+        tile_lists: of a render of as many Gaussians that hardly differ; they are drawn in its order
+            and its tiles, without gradients.
     """
     return render_sets(
         [gaussians],
@@ -76,6 +81,7 @@ def render(
         filter_2d=filter_2d,
         absgrad=absgrad,
         pair_capacity=pair_capacity,
+        tile_lists=tile_lists,
     )[0]
 
 
@@ -88,6 +94,7 @@ def render_sets(
     filter_2d: Filter = "mip",
     absgrad: bool = False,
     pair_capacity: int | None = None,
+    tile_lists: TileLists | None = None,
 ) -> list[Render]:
     """Render each set alone in each of the cameras, all in one call; arguments as of `render`."""
     everyone = sets[0] if len(sets) == 1 else joined(sets)
@@ -111,6 +118,7 @@ def render_sets(
         rasterize_mode="antialiased" if filter_2d == "mip" else "classic",
         absgrad=absgrad,
         pair_capacity=pair_capacity,
+        tile_lists=tile_lists,
     )
     ends = list(accumulate(sizes))
     pictures = zip(result.color.unbind(), result.alpha.unbind(), sizes, ends, strict=True)
@@ -123,6 +131,7 @@ def render_sets(
             result.radii,
             slice(end - size, end),
             result.counts,
+            result.tile_lists,
         )
         for color, alpha, size, end in pictures
     ]

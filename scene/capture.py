@@ -7,7 +7,7 @@ import hashlib
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,10 +26,10 @@ from scene.photo_files import PhotoFiles, check_missing, find_photos, list_photo
 from scene.photo_loading import Pixels, load_pixels
 from scene.photo_plan import Plan, ViewPlan, plan_views, without
 from scene.rigs import rotation_matrix
-from scene.splits import Names, Split, choose_split
+from scene.splits import Names, choose_split
 from scene.user_masks import UserMasks, find_masks, report_masks
 
-__all__ = ["Capture", "CaptureSettings", "PointCloud", "View", "load_capture"]
+__all__ = ["Capture", "CaptureSettings", "PointCloud", "View", "load_capture", "survey_capture"]
 
 OUTLIER_DISTANCE = 1e4
 DIGEST_PARTS = ("COLMAP model", "photos", "masks", "split")
@@ -112,26 +112,66 @@ def load_capture(settings: CaptureSettings, messages: Messages) -> Capture:
     with warnings.catch_warnings():
         # Sizes are held against the camera's, which tells a large photo from a bomb.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return _load(settings, messages)
+        found = _find(settings, messages)
+        plan, masks = found.plan, found.masks
+        pixels = load_pixels(plan.views, masks, settings, messages)
+    plan = _without_undecodable(plan, pixels, settings, messages)
+    if masks is not None:
+        plan = _without_masked_out(plan, pixels, masks, messages)
+    capture = _assembled(found, plan, pixels, settings, messages)
+    loaded = [pixels[view.name] for view in capture.views]
+    return replace(
+        capture,
+        digest=_digest(found.model, plan, pixels, capture),
+        images=tuple(torch.from_numpy(one.rgb) for one in loaded),
+        keeps=tuple(_keep(one) for one in loaded),
+    )
 
 
-def _load(settings: CaptureSettings, messages: Messages) -> Capture:
+def survey_capture(settings: CaptureSettings, messages: Messages) -> Capture:
+    """What `load_capture` would give as far as the photos' headers tell; decodes nothing.
+
+    The capture has neither images nor masks.
+
+    Raises:
+        UserError: with the file, the value seen and what to do.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        found = _find(settings, messages)
+    if found.masks is not None:
+        color = "black" if found.masks.is_inverted else "white"
+        messages.note(
+            f"masks: {len(found.masks.paths)}/{len(found.plan.views)}, {color} = keep, not read yet"
+        )
+    unseen = {view.name: _unseen(view) for view in found.plan.views}
+    return _assembled(found, found.plan, unseen, settings, messages)
+
+
+def _unseen(view: ViewPlan) -> Pixels:
+    """What stands for the pixels of a photo that has not been decoded: gray, and no memory."""
+    gray = np.broadcast_to(np.full(3, 128, np.uint8), (view.height, view.width, 3))
+    return Pixels(gray, None, "", ())
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a dataset holds, before any pixel is read."""
+
+    model: ColmapModel
+    plan: Plan
+    masks: UserMasks | None
+    unposed: list[str]
+
+
+def _find(settings: CaptureSettings, messages: Messages) -> _Found:
     folder = find_model(settings.source, settings.colmap_model, messages)
     model = read_model(folder, messages)
     files = _found_photos(model, settings, messages)
     unposed = _unposed(files, messages)
     plan = _planned(model, files, settings, messages)
     masks = find_masks(settings, [view.name for view in plan.views])
-    pixels = load_pixels(plan.views, masks, settings, messages)
-    plan = _without_undecodable(plan, pixels, settings, messages)
-    if masks is not None:
-        plan = _without_masked_out(plan, pixels, masks, messages)
-    names = Names(
-        tuple(view.name for view in plan.views),
-        (*plan.broken, *(image.name for image in model.images), *unposed),
-    )
-    split = choose_split(settings.source, names, settings.eval, messages)
-    return _assembled(model, plan, pixels, split, settings, messages)
+    return _Found(model, plan, masks, unposed)
 
 
 def _found_photos(model: ColmapModel, settings: CaptureSettings, messages: Messages) -> PhotoFiles:
@@ -219,14 +259,19 @@ def _without_masked_out(
 
 
 def _assembled(
-    model: ColmapModel,
+    found: _Found,
     plan: Plan,
     pixels: dict[str, Pixels],
-    split: Split,
     settings: CaptureSettings,
     messages: Messages,
 ) -> Capture:
-    """The capture of a complete plan."""
+    """The capture of a complete plan, without its pixels."""
+    model = found.model
+    names = Names(
+        tuple(view.name for view in plan.views),
+        (*plan.broken, *(image.name for image in model.images), *found.unposed),
+    )
+    split = choose_split(settings.source, names, settings.eval, messages)
     stems = unique_stems([view.name for view in plan.views])
     views = tuple(
         _view(view_id, plan_view, stem, model)
@@ -260,9 +305,9 @@ def _assembled(
         points=PointCloud(torch.from_numpy(start.xyz), torch.from_numpy(start.rgb)),
         scene_scale=scene_scale,
         split_rule=split.rule,
-        digest=_digest(model, plan, pixels, split),
-        images=tuple(torch.from_numpy(pixels[view.name].rgb) for view in views),
-        keeps=tuple(_keep(pixels[view.name]) for view in views),
+        digest="",
+        images=(),
+        keeps=(),
     )
 
 
@@ -342,7 +387,7 @@ def _safe(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name.encode("utf-8", "replace").decode())[-180:]
 
 
-def _digest(model: ColmapModel, plan: Plan, pixels: dict[str, Pixels], split: Split) -> str:
+def _digest(model: ColmapModel, plan: Plan, pixels: dict[str, Pixels], capture: Capture) -> str:
     """A number for each of DIGEST_PARTS: model files, photo files, masks and split."""
     parts = [hashlib.blake2b(digest_size=8) for _ in DIGEST_PARTS]
     of_model, of_photos, of_masks, of_split = parts
@@ -353,6 +398,7 @@ def _digest(model: ColmapModel, plan: Plan, pixels: dict[str, Pixels], split: Sp
         of_photos.update(f"{view.name}\0{pixels[view.name].digest}\0".encode("utf-8", "replace"))
         keep = pixels[view.name].keep
         of_masks.update(b"\0" if keep is None else np.packbits(keep).tobytes())
-    for names in (split.train, split.test):
+    for ids in (capture.train, capture.test):
+        names = (capture.views[view_id].name for view_id in ids)
         of_split.update("\0".join(names).encode("utf-8", "replace") + b"\1")
     return "-".join(part.hexdigest() for part in parts)

@@ -16,14 +16,16 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from queue import Queue
 
+import torch
 import tyro
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from evaluation.evaluate import read_metrics  # noqa: E402 - after the path is set
-from training.run_folder import commit  # noqa: E402
+from training.run_folder import commit, read_record  # noqa: E402
 
 # What a run may be called, and the flags that make it.
 CONFIGURATIONS = {
@@ -74,6 +76,9 @@ class Study:
     threads: int | None = None
     """Threads of each run; None is its share of the cores."""
 
+    gpus: int = 0
+    """GPUs to spread the runs over, one run on each at a time; 0 leaves the choice to train.py."""
+
     extra: str = ""
     """Further flags for every run."""
 
@@ -92,6 +97,7 @@ class Row:
     mask_iou: float | None
     num_gaussians: int
     seconds: float | None
+    peak_mib: float
     flags: str
     device: str
     commit: str
@@ -100,6 +106,8 @@ class Row:
 
 def device() -> str:
     """What the runs were made on."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -108,19 +116,24 @@ def device() -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
-def run(study: Study, configuration: str, seed: int) -> Row:
+def run(study: Study, configuration: str, seed: int, free_gpus: Queue[int]) -> Row:
     """Train and measure once."""
     out = study.out / study.name / f"{configuration}-{seed}"
     flags = f"{CONFIGURATIONS[configuration]} {study.extra}".strip()
     threads = study.threads or max(1, (os.cpu_count() or 1) // study.jobs)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    gpu = free_gpus.get() if study.gpus else None
+    if gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
     if not (out / "metrics.json").is_file():
         train = ["train.py", "-s", study.scene, "-m", out, "-r", study.width, "--seed", seed]
         train += ["--iterations", study.iterations, "--overwrite", "--quiet", *flags.split()]
         for command in (train, ["render.py", "-m", out, "--quiet"], ["evaluate.py", "-m", out]):
             words = [sys.executable, *map(str, command)]
             subprocess.run(words, cwd=ROOT, check=True, env=environment)
-    measured = read_metrics(out)
+    if gpu is not None:
+        free_gpus.put(gpu)
+    measured, record = read_metrics(out), read_record(out)
     return Row(
         study.name,
         configuration,
@@ -132,6 +145,7 @@ def run(study: Study, configuration: str, seed: int) -> Row:
         measured.mask_iou,
         measured.num_gaussians,
         measured.seconds,
+        (record.peak_bytes if record else 0) / 2**20,
         flags,
         f"{device()}, {threads} threads a run",
         commit(),
@@ -142,8 +156,8 @@ def run(study: Study, configuration: str, seed: int) -> Row:
 def table(rows: list[Row], order: tuple[str, ...]) -> str:
     """Mean and spread of each configuration, as Markdown."""
     lines = [
-        "| run | PSNR, dB | SSIM | mask IoU | Gaussians | seconds |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| run | PSNR, dB | SSIM | mask IoU | Gaussians | seconds | peak MiB |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name in order:
         mine = [row for row in rows if row.configuration == name]
@@ -156,7 +170,8 @@ def table(rows: list[Row], order: tuple[str, ...]) -> str:
             f"| {statistics.mean(row.ssim for row in mine):.4f} "
             f"| {f'{statistics.mean(ious):.3f}' if ious else '-'} "
             f"| {statistics.mean(row.num_gaussians for row in mine):.0f} "
-            f"| {f'{statistics.median(seconds):.0f}' if seconds else '-'} |"
+            f"| {f'{statistics.median(seconds):.0f}' if seconds else '-'} "
+            f"| {max(row.peak_mib for row in mine):.0f} |"
         )
     return "\n".join(lines)
 
@@ -165,8 +180,11 @@ def main() -> None:
     """Run the study."""
     study = tyro.cli(Study)
     tasks = [(name, seed) for seed in study.seeds for name in study.configurations]
-    with ThreadPoolExecutor(study.jobs) as pool:
-        rows = list(pool.map(lambda task: run(study, *task), tasks))
+    free_gpus: Queue[int] = Queue()
+    for gpu in range(study.gpus):
+        free_gpus.put(gpu)
+    with ThreadPoolExecutor(max(study.jobs, study.gpus)) as pool:
+        rows = list(pool.map(lambda task: run(study, *task, free_gpus), tasks))
     study.results.mkdir(parents=True, exist_ok=True)
     path = study.results / f"{study.name}.csv"
     with path.open("w", newline="", encoding="utf-8") as file:

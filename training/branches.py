@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from diff_gaussian_rasterization import TileLists
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from arguments.config import ProxyLists
 from gaussian_renderer import Filter, Render, render, render_sets
 from masks.maskers import Masker
 from scene.cameras import Cameras
@@ -26,12 +28,14 @@ class RenderSettings:
 
     Attributes:
         pair_capacity: room for the renderer's lists; None is as much as they need.
+        proxy_lists: how an averaged branch is drawn.
     """
 
     background: Float[Tensor, "3"]
     sh_degree: int
     filter_2d: Filter
     pair_capacity: int | None = None
+    proxy_lists: ProxyLists = "own"
 
 
 @dataclass(frozen=True)
@@ -141,8 +145,10 @@ class ProxyBranch:
     decay: float
 
     @torch.no_grad()
-    def render(self, cameras: Cameras, settings: RenderSettings) -> Render:
-        """The views, detached."""
+    def render(
+        self, cameras: Cameras, settings: RenderSettings, tile_lists: TileLists | None = None
+    ) -> Render:
+        """The views, detached; `tile_lists` of the same views of the branch that is averaged."""
         return render(
             self.gaussians,
             cameras,
@@ -150,6 +156,7 @@ class ProxyBranch:
             sh_degree=settings.sh_degree,
             filter_2d=settings.filter_2d,
             pair_capacity=settings.pair_capacity,
+            tile_lists=tile_lists,
         )
 
     @torch.no_grad()
@@ -184,9 +191,12 @@ def render_branches(
 ) -> list[Render]:
     """The same views of every branch, trained ones first: the one place that says how.
 
-    A proxy has a call of its own, with lists of its own: that is exact.
+    A proxy has a call of its own, in the order and the tiles of the branch that it averages if the
+    settings say so.
     """
     trained = [branch for branch in branches if isinstance(branch, TrainedBranch)]
     proxies = [branch for branch in branches if isinstance(branch, ProxyBranch)]
     seen = render_trained(trained, cameras, settings)
-    return seen + [proxy.render(cameras, settings) for proxy in proxies]
+    shares = settings.proxy_lists == "shared" and len(trained) == 1
+    lists = seen[0].tile_lists if shares else None
+    return seen + [proxy.render(cameras, settings, lists) for proxy in proxies]

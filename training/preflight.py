@@ -1,15 +1,20 @@
 """One screen before the first step: what was found, what is used, what it will cost."""
 
 import time
+from collections.abc import Callable
+
+import torch
 
 from arguments.config import TrainConfig
 from arguments.messages import Messages
-from scene.capture import Capture
+from masks.proposals import CandidateFolder
+from scene.capture import Capture, CaptureSettings, survey_capture
 from training.branches import RenderSettings
-from training.memory import free_bytes, gaussian_bytes
-from training.photos import ViewSource
+from training.memory import free_bytes, gaussian_bytes, host_memory
 from training.setup import Parts, masks_of, num_branches
 from training.step import StepNumbers
+
+PartsOf = Callable[[Capture], Parts]
 
 GIGA = 1e9
 STEP_OVERHEAD = 1.5  # loss, masks and optimizer beside rendering, as a factor (measured on a CPU)
@@ -30,7 +35,7 @@ def describe_capture(capture: Capture, messages: Messages) -> None:
     messages.note(f"points: {len(capture.points.xyz)}, scene extent {capture.scene_scale:.3g}")
 
 
-def describe_plan(config: TrainConfig, parts: Parts, views: ViewSource, messages: Messages) -> None:
+def describe_plan(config: TrainConfig, parts: Parts, messages: Messages) -> None:
     """Say how the run learns, and what memory and time it will take."""
     schedule, state = parts.context.schedule, parts.state
     masks = "; ".join(" and ".join(kinds) for kinds in masks_of(config))
@@ -45,25 +50,64 @@ def describe_plan(config: TrainConfig, parts: Parts, views: ViewSource, messages
     messages.note(
         f"memory: about {needed:.2f} GB for Gaussians, {free_bytes(device) / GIGA:.1f} GB free"
     )
-    seconds = _probe(parts, views) * (config.run.iterations - state.step)
+    seconds = _probe(parts) * (config.run.iterations - state.step)
     messages.note(f"time: about {_readable(seconds)} for {config.run.iterations} steps")
 
 
-def _probe(parts: Parts, views: ViewSource) -> float:
+def preflight(
+    config: TrainConfig, settings: CaptureSettings, parts_of: PartsOf, messages: Messages
+) -> None:
+    """The screen without the run: reads the model and the photos' headers, writes nothing.
+
+    Args:
+        parts_of: what the run would be built of.
+
+    Raises:
+        UserError: what would stop the run before its first step.
+    """
+    capture = survey_capture(settings, messages)
+    describe_capture(capture, messages)
+    describe_candidates(config, capture, messages)
+    parts = parts_of(capture)
+    photos = sum(view.camera.width * view.camera.height * 3 for view in capture.views)
+    host = host_memory()
+    messages.note(
+        f"photos: {photos / GIGA:.2f} GB in memory, {host.free / GIGA:.1f} of "
+        f"{host.total / GIGA:.1f} GB of the host free"
+    )
+    if photos > host.free:
+        messages.warn("the photos do not fit into the free memory; give smaller ones with -r")
+    describe_plan(config, parts, messages)
+
+
+def describe_candidates(config: TrainConfig, capture: Capture, messages: Messages) -> None:
+    """Say where the distractor candidates come from, if the run needs any."""
+    if not any("hard" in kinds for kinds in masks_of(config)):
+        return
+    folder = config.mask.candidates or config.model.source_path / "candidates"
+    missing = CandidateFolder(folder, capture).missing(capture.train)
+    found = len(capture.train) - len(missing)
+    rest = "; the others are made at the start of the run" if missing else ""
+    messages.note(f"candidates: {found}/{len(capture.train)} in {folder}{rest}")
+
+
+def _probe(parts: Parts) -> float:
     """Seconds of one step with as many Gaussians as there are now, from renders without masks."""
     context, state = parts.context, parts.state
+    device = state.result.device
     settings = RenderSettings(
-        StepNumbers.at(state.step, context).background.to(state.result.device),
+        StepNumbers.at(state.step, context).background.to(device),
         context.config.model.sh_degree,
         context.config.optimization.filter,
     )
     branch = state.trained[0]
-    view = views.batches(views.draw(state.step, [branch.name]))[0]
+    camera = context.cameras[0].rows(torch.zeros(1, dtype=torch.int64, device=device))
     seconds = 0.0
     for _ in range(2):  # the first call also pays for memory that later ones reuse
         began = time.perf_counter()
-        picture = branch.render(view.cameras, settings).color
-        (picture - view.images / 255).square().mean().backward()
+        branch.render(camera, settings).color.square().mean().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         seconds = time.perf_counter() - began
     for _, parameter in branch.gaussians.parameters():
         parameter.grad = None

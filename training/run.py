@@ -24,7 +24,7 @@ from scene.ply_header import check_header
 from training import checkpoint
 from training.loop import Hooks, Progress, Run
 from training.photos import ViewSource
-from training.preflight import describe_capture, describe_plan
+from training.preflight import describe_capture, describe_plan, preflight
 from training.resume import check_data, check_settings
 from training.run_folder import (
     CONFIG,
@@ -165,7 +165,7 @@ def prepare(config: TrainConfig, record: RunRecord, messages: Messages) -> Run:
         record.seconds, record.rollbacks = found.manifest.seconds, found.manifest.rollbacks
         messages.note(f"resuming from step {found.manifest.step} (verified)")
     write_atomic(folder / CONFIG, to_json(config).encode())
-    describe_plan(config, parts, views, messages)
+    describe_plan(config, parts, messages)
     return run
 
 
@@ -208,6 +208,14 @@ def train(config: TrainConfig, messages: Messages) -> int:
         UserError: the run is refused or has failed.
     """
     check_source(config.model.source_path)
+    if config.run.preflight:
+        preflight(
+            config,
+            capture_settings(config),
+            lambda capture: build(config, capture, no_candidates, messages),
+            messages,
+        )
+        return ExitCode.OK
     with claimed(config, messages):
         return _train(config, messages)
 
@@ -222,8 +230,6 @@ def _train(config: TrainConfig, messages: Messages) -> int:
             record.write(folder, messages)
         run = prepare(config, record, messages)
         run.note_progress()
-        if config.run.preflight:
-            return _close(run, record, "stopped", ExitCode.OK, "preflight only", messages, folder)
         if run.parts.state.step >= config.run.iterations:
             messages.note(f"already at step {run.parts.state.step}")
         run.train()

@@ -186,7 +186,10 @@ def train_step(
         pair_capacity: room for the renderer's lists; None is as much as they need.
     """
     filter_2d = context.config.optimization.filter
-    settings = RenderSettings(numbers.background, mode.sh_degree, filter_2d, pair_capacity)
+    proxy_lists = context.config.agreement.proxy_lists
+    settings = RenderSettings(
+        numbers.background, mode.sh_degree, filter_2d, pair_capacity, proxy_lists
+    )
     shown = _show(state, views, settings, mode, context)
     if guard is not None:
         _watch(shown, guard, NO_LIMIT if pair_capacity is None else pair_capacity)

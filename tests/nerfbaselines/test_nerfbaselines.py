@@ -20,6 +20,7 @@ from arguments.messages import ExitCode, Messages, UserError
 from scene.capture import CaptureSettings, load_capture
 from scene.gaussians import Gaussians
 from tests.scene_builder import make_rows, make_scene
+from training.run_folder import splats_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = ROOT / "evaluation" / "nerfbaselines_spec.py"
@@ -269,6 +270,20 @@ def test_appearance_is_the_interfaces_default_until_there_is_one(scene: Path) ->
     assert method.get_train_embedding(0) is None
     with pytest.raises(NotImplementedError):
         method.optimize_embedding(train)
+    method.close()
+
+
+def test_exported_splats_are_the_model_as_our_own_ply_has_it(scene: Path) -> None:
+    from evaluation.nerfbaselines_method import TwinSplat
+
+    method = TwinSplat(train_dataset=dataset(scene), config_overrides={"iterations": "2"})
+    theirs, ours = method.export_gaussian_splats(), splats_of(method._result)
+    harmonics = theirs["spherical_harmonics"]
+    assert harmonics.shape == (len(ours.means), 3, 16)
+    assert np.array_equal(harmonics[:, :, 0], ours.sh0[:, 0])
+    assert np.array_equal(harmonics[:, 1, 5], ours.shN[:, 4, 1])
+    assert np.allclose(np.log(theirs["scales"]), ours.log_scales, atol=1e-5)
+    assert np.allclose(theirs["opacities"], ours.opacity_logits.sigmoid())
     method.close()
 
 

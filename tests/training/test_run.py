@@ -12,6 +12,8 @@ import torch
 
 from arguments.cli import parse_train
 from arguments.messages import ExitCode, Messages, UserError
+from masks.proposals import ProposalSettings, propose
+from scene.capture import CaptureSettings, load_capture
 from training import checkpoint
 from training.loop import Stopped
 from training.run import prepare, train
@@ -39,10 +41,10 @@ def record(out: Path) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def candidates(tiny_capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Candidates made once, by a run that stops before its first step."""
-    out = tmp_path_factory.mktemp("candidates")
-    assert run(tiny_capture, out, "--preflight") == ExitCode.OK
-    return out / "candidates"
+    """Candidates made once."""
+    folder, quiet = tmp_path_factory.mktemp("candidates"), Messages(quiet=True)
+    propose(load_capture(CaptureSettings(tiny_capture), quiet), folder, ProposalSettings(), quiet)
+    return folder
 
 
 @pytest.mark.parametrize("method", ["dual", "ema", "single"])

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from arguments.cli import parse_train
+from arguments.config import ProxyLists
 from arguments.messages import Messages
+from training.branches import RenderSettings, render_branches
 from training.graph import EagerStepper
 from training.loop import Run
 from training.losses import agreement_term, color_term, only_where_distrusted
@@ -73,6 +75,20 @@ def test_proxy_gets_no_gradient_and_follows(tiny_capture: Path, tmp_path: Path) 
     torch.testing.assert_close(
         proxy.gaussians.means, torch.lerp(before, live.gaussians.means.detach(), 0.2)
     )
+
+
+@pytest.mark.parametrize("proxy_lists", ["shared", "own"])
+def test_proxy_is_drawn_in_the_live_order_only_if_the_settings_say_so(
+    proxy_lists: ProxyLists, tiny_capture: Path, tmp_path: Path
+) -> None:
+    run = prepared(tiny_capture, tmp_path, "--method", "ema", "--branch_masks", "none")
+    live, average = run.parts.state.branches
+    average.gaussians.means[:, 2] *= -1  # nothing of the live branch's order or tiles fits
+    settings = RenderSettings(torch.zeros(3), 0, "mip", None, proxy_lists)
+    camera = run.parts.context.cameras[0].rows(torch.tensor([0]))
+    together = render_branches([live, average], camera, settings)[1].color
+    alone = average.render(camera, settings).color
+    assert torch.equal(together, alone) == (proxy_lists == "own")
 
 
 def test_same_seed_same_result_and_other_seed_other_result(

@@ -203,7 +203,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> blend_cuda(
   BlendInputs in = blend_inputs("blend", t, set_sizes, width, height, depth_mode);
   const auto options = means2d.options(), bytes = options.dtype(at::kByte);
   Tensor splat_bytes = at::empty({splats_bytes(in)}, bytes),
-         depth_keys = at::empty({2 * int64_t(in.rows())}, options.dtype(at::kInt)),
+         // Never empty: no keys at all would mean lists that exist.
+         depth_keys = at::empty({2 * int64_t(in.rows()) + 1}, options.dtype(at::kInt)),
          counts = at::empty({3}, options.dtype(at::kInt));
   const Splats splats = splats_view(in, splat_bytes.data_ptr());
   auto* const keys = reinterpret_cast<uint32_t*>(depth_keys.data_ptr<int32_t>());

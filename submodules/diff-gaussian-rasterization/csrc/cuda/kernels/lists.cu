@@ -162,12 +162,17 @@ struct Emitter {
   }
 };
 
-// One thread a splat, in depth order; splats with many tiles are shared by the warp afterwards.
+// One thread a splat; splats with many tiles are shared by the warp afterwards. A warp takes four
+// runs of eight ranks from far apart: the nearest splats are large, and together they would keep one
+// warp busy long after the others.
 __global__ void __launch_bounds__(kThreads)
     emit_kernel(const BlendInputs in, const Splats splats, const ListScratch scratch,
                 const int32_t* order) {
-  const int rank = blockIdx.x * kThreads + threadIdx.x, lane = threadIdx.x & 31;
-  const bool exists = rank < splats.totals->splats;
+  const int warp = (blockIdx.x * kThreads + threadIdx.x) >> 5, lane = threadIdx.x & 31;
+  const int num_splats = splats.totals->splats, num_warps = (num_splats + 31) / 32;
+  if (warp >= num_warps) return;
+  const int rank = 8 * (warp + (lane >> 3) * num_warps) + (lane & 7);
+  const bool exists = rank < num_splats;
   const Emitter emit{scratch.tile_keys, scratch.emitted, scratch.pairs, in.capacity};
   int row = 0, count = 0, offset = 0, base = 0, slot = 0;
   if (exists) {
