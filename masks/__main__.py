@@ -98,16 +98,13 @@ def _tiles(
     index = TrackIndex([capture.views[i] for i in capture.train])
     step = max(1, -(-len(capture.train) // num_photos))
     chosen = [capture.views[i] for i in capture.train[::step]]
-    return [
-        Tile(
-            view,
-            capture.image(view.view_id).numpy(),
-            read_candidates(candidate_path(folder, view)).labels,
-            index.due(view),
-            settings.evidence.min_track_length,
-        )
-        for view in chosen
-    ]
+    tiles = []
+    for view in chosen:
+        made = read_candidates(candidate_path(folder, view))
+        image = capture.image(view.view_id).numpy()
+        least = settings.evidence.min_track_length
+        tiles.append(Tile(view, image, made.labels, made.verdicts, index.due(view), least))
+    return tiles
 
 
 if __name__ == "__main__":

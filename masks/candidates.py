@@ -22,7 +22,8 @@ from scene.atomic import write_atomic
 
 LARGEST_FILE = 1 << 28  # bytes in memory; 8 layers of a 16 megapixel photo
 MOST_LABELS = 0xFFFF  # labels are kept in 16 bits
-MEMBERS = ("labels", "digest", "layer", "label", "area", "found", "expected", "verdict")
+COLUMNS = ("layer", "label", "area", "found", "expected", "agreeing", "comparable", "verdict")
+MEMBERS = ("labels", "digest", *COLUMNS)
 # What a damaged archive raises; RuntimeError where it claims an encryption or a compression.
 DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
@@ -73,6 +74,8 @@ def write_candidates(path: Path, content: CandidateFile) -> None:
         area=verdicts.area,
         found=verdicts.found,
         expected=verdicts.expected,
+        agreeing=verdicts.agreeing,
+        comparable=verdicts.comparable,
         verdict=verdicts.verdict,
     )
     try:
@@ -115,7 +118,7 @@ def _checked(arrays: Mapping[str, ndarray]) -> CandidateFile:
     labels = arrays["labels"]
     if labels.ndim != 3 or labels.dtype != np.uint16 or 0 in labels.shape:
         raise ValueError(f"labels are {labels.dtype} of shape {labels.shape}, not uint16 L H W")
-    columns = [arrays[name] for name in MEMBERS[2:]]
+    columns = [arrays[name] for name in COLUMNS]
     if any(column.shape != columns[0].shape or column.ndim != 1 for column in columns):
         raise ValueError(f"columns have shapes {[column.shape for column in columns]}")
     verdicts = SegmentVerdicts(
@@ -124,6 +127,8 @@ def _checked(arrays: Mapping[str, ndarray]) -> CandidateFile:
         area=arrays["area"].astype(np.int32),
         found=arrays["found"].astype(np.float32),
         expected=arrays["expected"].astype(np.float32),
+        agreeing=arrays["agreeing"].astype(np.float32),
+        comparable=arrays["comparable"].astype(np.float32),
         verdict=arrays["verdict"].astype(np.uint8),
     )
     digest = arrays["digest"].astype(np.uint8).tobytes().decode("ascii")

@@ -15,12 +15,16 @@ from PIL import Image, ImageDraw
 
 from arguments.messages import ExitCode, UserError
 from masks.neighbors import DuePoints
+from masks.reasons import label_of
+from masks.static_evidence import SegmentVerdicts, Verdict
 from scene.capture import View
 
 TILE_WIDTH = 400
 CAPTION_HEIGHT = 16
 NUM_COLUMNS = 4
 FOUND, MISSING = (60, 255, 60), (255, 160, 0)
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
+SMALLEST_LABELED = 0.01  # of the tile; smaller candidates get no words
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,14 @@ class Tile:
 
     Attributes:
         labels: its candidates, the coarsest layer last.
+        verdicts: why each segment was kept or dropped.
         min_track_length: photos that must have seen a keypoint for it to be drawn.
     """
 
     view: View
     image: UInt8[ndarray, "H W 3"]
     labels: Int32[ndarray, "L H W"]
+    verdicts: SegmentVerdicts
     due: DuePoints
     min_track_length: int
 
@@ -54,15 +60,20 @@ def hues(num_colors: int) -> UInt8[ndarray, "C 3"]:
     return (np.array(colors).reshape(-1, 3) * 255).astype(np.uint8)
 
 
-def tinted(tile: Tile, size: tuple[int, int]) -> UInt8[ndarray, "h w 3"]:
-    """The photo with every candidate in a colour, the largest segments over the small ones."""
-    photo = np.asarray(Image.fromarray(tile.image).resize(size, Image.Resampling.BOX))
-    small = np.stack(
+def shrunk(labels: Int32[ndarray, "L H W"], size: tuple[int, int]) -> Int32[ndarray, "L h w"]:
+    """The layers at the size (width, height) of a tile."""
+    return np.stack(
         [
             np.asarray(Image.fromarray(layer).resize(size, Image.Resampling.NEAREST))
-            for layer in tile.labels
+            for layer in labels
         ]
     )
+
+
+def tinted(tile: Tile, small: Int32[ndarray, "L h w"]) -> UInt8[ndarray, "h w 3"]:
+    """The photo with every candidate in a colour, the largest segments over the small ones."""
+    size = (small.shape[2], small.shape[1])
+    photo = np.asarray(Image.fromarray(tile.image).resize(size, Image.Resampling.BOX))
     top = np.zeros(small.shape[1:], dtype=np.int32)
     for layer in small:
         top = np.where(layer > 0, layer, top)
@@ -72,21 +83,42 @@ def tinted(tile: Tile, size: tuple[int, int]) -> UInt8[ndarray, "h w 3"]:
     return mixed.astype(np.uint8)
 
 
+def write_reasons(draw: ImageDraw.ImageDraw, tile: Tile, small: Int32[ndarray, "L h w"]) -> None:
+    """On every large enough candidate, why it was kept: keypoints, or cells, of those expected."""
+    covered = np.zeros(small.shape[1:], dtype=bool)
+    for layer in reversed(range(len(small))):
+        for row in np.flatnonzero(tile.verdicts.layer == layer):
+            inside = (small[layer] == tile.verdicts.label[row]) & ~covered
+            if inside.sum() >= SMALLEST_LABELED * inside.size:
+                y, x = np.argwhere(inside).mean(axis=0)
+                where = (int(x) - 24, int(y) + CAPTION_HEIGHT - 6)
+                text = label_of(tile.verdicts, int(row))
+                draw.text(where, text, fill=WHITE, stroke_width=1, stroke_fill=BLACK)
+        covered |= small[layer] > 0
+
+
 def draw_tile(tile: Tile) -> Image.Image:
-    """Tinted photo, dots of evidence, and a caption with the share that may be masked."""
+    """Tinted photo, dots of evidence, reasons, and a caption with what was decided how often."""
     height, width = tile.image.shape[:2]
     scale = TILE_WIDTH / width
     size = (TILE_WIDTH, max(1, round(height * scale)))
     picture = Image.new("RGB", (size[0], size[1] + CAPTION_HEIGHT))
-    picture.paste(Image.fromarray(tinted(tile, size)), (0, CAPTION_HEIGHT))
+    small = shrunk(tile.labels, size)
+    picture.paste(Image.fromarray(tinted(tile, small)), (0, CAPTION_HEIGHT))
     draw = ImageDraw.Draw(picture)
     seen = tile.view.keypoints[tile.view.track_lengths >= tile.min_track_length]
     for points, color in ((tile.due.xy[~tile.due.is_found], MISSING), (seen, FOUND)):
         for x, y in points * scale:
             draw.point((int(x), int(y) + CAPTION_HEIGHT), fill=color)
+    write_reasons(draw, tile, small)
     share = (tile.labels > 0).any(axis=0).mean()
-    name = tile.view.name if len(tile.view.name) <= 40 else f"...{tile.view.name[-37:]}"
-    caption = f"{name}  {share:.0%} candidates, {len(seen)} points"
+    name = tile.view.name if len(tile.view.name) <= 20 else f"...{tile.view.name[-17:]}"
+    counts = [np.count_nonzero(tile.verdicts.verdict == verdict) for verdict in Verdict]
+    caption = (
+        f"{name} {share:.0%}: {counts[Verdict.CANDIDATE]} missing {counts[Verdict.DIFFERS]} differ"
+        f" | {counts[Verdict.STATIC]} seen {counts[Verdict.AGREES]} agree "
+        f"{counts[Verdict.UNDECIDABLE]} unclear"
+    )
     draw.text((4, 2), caption.encode("ascii", "replace").decode(), fill=(255, 255, 255))
     return picture
 

@@ -4,12 +4,14 @@ Knows nothing of masks or segments; a learned extractor joins as another class w
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
-from jaxtyping import Float
+from diff_gaussian_rasterization import patch_residual
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 # Mean and spread of photographs on the web (ImageNet, sRGB in [0, 1]): they centre the vectors, so
@@ -24,6 +26,21 @@ class FeatureExtractor(Protocol):
 
     def __call__(self, image: Float[Tensor, "C H W 3"]) -> Float[Tensor, "C h w F"]:
         """Features of sRGB images in [0, 1]; the patch grid covers the whole image."""
+        ...
+
+
+Photos = Float[Tensor, "C H W 3"] | UInt8[Tensor, "C H W 3"]
+"""sRGB images, in [0, 1] or of 8 bits."""
+
+
+@runtime_checkable
+class PatchComparer(Protocol):
+    """A feature extractor that has a shorter way to the residual than its features."""
+
+    def residual(
+        self, colors: Sequence[Float[Tensor, "C H W 3"]], photos: Photos
+    ) -> Float[Tensor, "B h w"]:
+        """What `residual_of_vectors` says of it."""
         ...
 
 
@@ -121,6 +138,23 @@ class PatchFilterBank:
         floor = filters.floor.expand(*waves.shape[:3], 1)
         return torch.cat([waves.flatten(3), floor], dim=-1)
 
+    def residual(
+        self, colors: Sequence[Float[Tensor, "C H W 3"]], photos: Photos
+    ) -> Float[Tensor, "B h w"]:
+        """What `residual_of_vectors` says; on a GPU by a kernel that keeps no features."""
+        if photos.device.type != "cuda":
+            return residual_of_vectors(colors, photos, self)
+        filters, floor = self._filters_of(colors[0]), self.settings.contrast_floor
+        return patch_residual(
+            colors,
+            photos,
+            down=filters.down,
+            across=filters.across,
+            axes=filters.axes,
+            grey=filters.grey,
+            floor=floor * self.settings.patch,
+        )
+
     def _filters_of(self, image: Float[Tensor, "C H W 3"]) -> _Filters:
         """Made once: a constant that is made in a step makes the host wait for a GPU."""
         height, width = image.shape[1:3]
@@ -141,20 +175,34 @@ class PatchFilterBank:
         return self._filters[key]
 
 
+def as_fractions(photos: Photos) -> Float[Tensor, "C H W 3"]:
+    """Photos in [0, 1]."""
+    return photos / 255 if photos.dtype == torch.uint8 else photos
+
+
+def residual_of_vectors(
+    colors: Sequence[Float[Tensor, "C H W 3"]], photos: Photos, features: FeatureExtractor
+) -> Float[Tensor, "B h w"]:
+    """One minus the cosine between the features of `colors` and `photos`, per patch, in [0, 2]."""
+    image = as_fractions(photos)
+    vectors = F.normalize(features(torch.cat([*colors, image])), dim=-1)
+    of_colors, of_image = vectors[: -len(image)], vectors[-len(image) :]
+    of_colors = of_colors.unflatten(0, (-1, len(image)))
+    return (1.0 - (of_colors * of_image).sum(dim=-1)).clamp(0.0, 2.0).flatten(0, 1)
+
+
 @torch.no_grad()
 def feature_residual(
-    color: Float[Tensor, "B H W 3"],
-    image: Float[Tensor, "C H W 3"],
-    features: FeatureExtractor,
+    colors: Sequence[Float[Tensor, "C H W 3"]], photos: Photos, features: FeatureExtractor
 ) -> Float[Tensor, "B H W"]:
-    """One minus the cosine between the features of `color` and `image`, per pixel, in [0, 2].
+    """One minus the cosine between the features, per pixel, in [0, 2].
 
     Args:
-        color: one or several renderings of all images, one after another.
+        colors: renderings of all photos, each of which is compared in turn.
     """
-    vectors = F.normalize(features(torch.cat([color, image])), dim=-1)
-    of_color, of_image = vectors[: len(color)], vectors[len(color) :]
-    of_color = of_color.unflatten(0, (-1, len(image)))
-    residual = (1.0 - (of_color * of_image).sum(dim=-1)).clamp(0.0, 2.0).flatten(0, 1)
-    size = list(image.shape[1:3])
-    return F.interpolate(residual[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    if isinstance(features, PatchComparer):
+        by_patch = features.residual(colors, photos)
+    else:
+        by_patch = residual_of_vectors(colors, photos, features)
+    size = list(photos.shape[1:3])
+    return F.interpolate(by_patch[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]

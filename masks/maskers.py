@@ -12,12 +12,12 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
-from diff_gaussian_rasterization import adam_step_, kth_smallest
+from diff_gaussian_rasterization import adam_step_, color_residual, kth_smallest
 from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from masks.candidates import Candidates, SegmentBank
-from masks.features import FeatureExtractor, feature_residual
+from masks.features import FeatureExtractor, Photos, as_fractions, feature_residual
 
 MaskerKind = Literal["none", "hard", "soft"]
 CandidateSource = Callable[[int], Candidates]
@@ -157,13 +157,6 @@ def quantile(values: Float[Tensor, "C H W"], share: float) -> Float[Tensor, "C 1
     return kth_smallest(flat, rank)[:, None, None]
 
 
-def color_residual(
-    color: Float[Tensor, "C H W 3"], image: Float[Tensor, "C H W 3"]
-) -> Float[Tensor, "C H W"]:
-    """Mean absolute difference over the channels."""
-    return (color - image).abs().mean(dim=-1)
-
-
 USUAL_RESIDUAL = 0.1  # blur and noise of a good rendering reach this in most photos
 CLEAR_EXCESS = 0.3  # beyond the usual: another object stands there
 
@@ -194,11 +187,11 @@ class Comparison:
     def __init__(
         self,
         colors: Sequence[Float[Tensor, "C H W 3"]],
-        image: Float[Tensor, "C H W 3"],
+        photos: Photos,
         features: FeatureExtractor,
     ) -> None:
         self.colors = [color.detach() for color in colors]
-        self.image = image
+        self.photos = photos
         self._features = features
 
     def of(self, number: int) -> "Evidence":
@@ -206,18 +199,30 @@ class Comparison:
         return Evidence(self, number)
 
     @cached_property
+    def image(self) -> Float[Tensor, "C H W 3"]:
+        """The photos in [0, 1]."""
+        return as_fractions(self.photos)
+
+    @cached_property
+    def by_color(self) -> list[Float[Tensor, "C H W"]]:
+        """Mean absolute difference over the channels."""
+        if self.photos.device.type == "cuda":
+            return list(color_residual(self.colors, self.photos).split(len(self.photos)))
+        return [(color - self.image).abs().mean(dim=-1) for color in self.colors]
+
+    @cached_property
     def by_feature(self) -> list[Float[Tensor, "C H W"]]:
         """One minus the cosine between the features of each rendering and of the photos."""
-        return list(self._of_all.split(len(self.image)))
+        return list(self._of_all.split(len(self.photos)))
 
     @cached_property
     def distrust(self) -> list[Float[Tensor, "C H W"]]:
         """By how much each pixel exceeds its photo's usual feature residual, in [0, 1]."""
-        return list(excess(self._of_all).split(len(self.image)))
+        return list(excess(self._of_all).split(len(self.photos)))
 
     @cached_property
     def _of_all(self) -> Float[Tensor, "B H W"]:
-        return feature_residual(torch.cat(self.colors), self.image, self._features)
+        return feature_residual(self.colors, self.photos, self._features)
 
 
 @dataclass(frozen=True)
@@ -235,7 +240,7 @@ class Evidence:
     @property
     def by_color(self) -> Float[Tensor, "C H W"]:
         """Mean absolute difference over the channels."""
-        return color_residual(self.comparison.colors[self.number], self.image)
+        return self.comparison.by_color[self.number]
 
     @property
     def by_feature(self) -> Float[Tensor, "C H W"]:

@@ -50,12 +50,30 @@ class TrackIndex:
 
     def nearest(self, view_id: int) -> Int64[ndarray, " K"]:
         """The views taken from about the same place in about the same direction, nearest first."""
+        return self._by_closeness(view_id)[:NUM_NEIGHBORS]
+
+    def apart(self, view_id: int, distance: float, count: int) -> list[int]:
+        """The nearest views that are at least `distance` from this one and from each other.
+
+        What moves slowly through a video looks still from places that are too close.
+        """
+        chosen = [self._views[view_id]]
+        for other in self._by_closeness(view_id):
+            away = np.linalg.norm(self._centers[chosen] - self._centers[other], axis=1)
+            if (away >= distance).all():
+                chosen.append(int(other))
+                if len(chosen) > count:
+                    break
+        return chosen[1:]
+
+    def _by_closeness(self, view_id: int) -> Int64[ndarray, " V"]:
+        """All other views, by distance and difference in direction."""
         own = self._views[view_id]
         distance = np.linalg.norm(self._centers - self._centers[own], axis=1)
         usual = max(float(np.median(distance)), 1e-12)
         turn = 1.0 - self._axes @ self._axes[own]
         order = np.argsort(distance / usual + 2.0 * turn, kind="stable")
-        return order[order != own][:NUM_NEIGHBORS]
+        return order[order != own]
 
     def due(self, view: View) -> DuePoints:
         """What `view`, one of the views of this index, ought to show."""

@@ -14,8 +14,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from arguments.messages import ExitCode, Messages, UserError
+from masks.agreement import PhotoComparison
 from masks.candidates import CandidateFile, Candidates, read_candidates, write_candidates
 from masks.neighbors import DuePoints, TrackIndex
+from masks.reasons import write_table
 from masks.segmenter import Photo, Segmenter, Surroundings
 from masks.segments import SegmentSettings, make_segmenter
 from masks.static_evidence import (
@@ -27,7 +29,7 @@ from masks.static_evidence import (
 from scene.atomic import remove_stale
 from scene.capture import Capture, View
 
-FORMAT = 1  # of the files; a change makes every file be made again
+FORMAT = 2  # of the files; a change makes every file be made again
 
 
 @dataclass(frozen=True)
@@ -111,21 +113,27 @@ def propose(
     segmenter = make_segmenter(settings.segments, Surroundings(names, folder, messages))
     _make_folder(folder)
     messages.note(f"candidates by {segmenter.description}; {len(view_ids)} photos -> {folder}")
-    index = TrackIndex([capture.views[i] for i in sorted({*capture.train, *view_ids})])
+    views = [capture.views[i] for i in sorted({*capture.train, *view_ids})]
+    index = TrackIndex(views)
+    comparison = PhotoComparison(views, index, lambda i: capture.image(i).numpy())
     num_kept = 0
     for view_id in tqdm(view_ids, desc="candidates", unit="photo", disable=messages.quiet):
         view = capture.views[view_id]
         image = capture.image(view_id).numpy()
         due = index.due(view)
-        digest = digest_of(view, image, due, f"{segmenter.identity(view.name)} {settings.evidence}")
+        rules = f"{segmenter.identity(view.name)} {settings.evidence}"
+        if settings.evidence.compare_photos:
+            rules += comparison.digest(view)
+        digest = digest_of(view, image, due, rules)
         path = candidate_path(folder, view)
         if not overwrite and _is_current(path, digest):
             num_kept += 1
             continue
-        evidence = gather_evidence(image, view, due, settings.evidence)
-        write_candidates(
-            path, propose_for(Photo(view.name, image, evidence), segmenter, settings, digest)
-        )
+        agreement = comparison(view) if settings.evidence.compare_photos else None
+        evidence = gather_evidence(image, view, due, settings.evidence, agreement)
+        made = propose_for(Photo(view.name, image, evidence), segmenter, settings, digest)
+        write_table(path.with_suffix(".csv"), made.verdicts, settings.evidence)
+        write_candidates(path, made)
     if num_kept:
         messages.note(f"candidates: {num_kept} of {len(view_ids)} photos had been done before")
     return CandidateFolder(folder, capture)

@@ -1,16 +1,19 @@
 """Where a photo shows what other photos show too, and which segments that speaks for.
 
-Knows keypoints and texture; it has no opinion on how segments are made or what a render looks like.
+Knows keypoints, texture and agreement with other photos; it has no opinion on how segments are made
+or what a render looks like.
 """
 
 import enum
 from dataclasses import dataclass, fields
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Bool, Float32, Int32, UInt8
 from numpy import ndarray
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from masks.agreement import Agreement
 from masks.neighbors import DuePoints
 from scene.capture import View
 
@@ -22,11 +25,16 @@ BARREN = 0.3
 
 
 class Verdict(enum.IntEnum):
-    """What the keypoints say of a segment."""
+    """Why a segment stays a candidate or not."""
 
     CANDIDATE = 0  # keypoints were to be expected, and are missing
-    STATIC = 1  # other photos have seen it in the same place
+    STATIC = 1  # it has keypoints that other photos have seen in the same place
     UNDECIDABLE = 2  # so little texture that even a static segment would have no keypoint
+    AGREES = 3  # no candidate: other photos show the same colours in the same place
+    DIFFERS = 4  # a candidate: other photos show other colours there, at whatever depth
+
+
+CANDIDATES = (Verdict.CANDIDATE, Verdict.DIFFERS)
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,25 @@ class EvidenceSettings:
     """Expect keypoints where there is texture, as measured in the same photo; False expects them
     everywhere alike, as the paper does."""
 
+    compare_photos: bool = True
+    """Look the colours up in other photos too; False goes by keypoints alone, as the paper does."""
+
+    agrees_from: float = 0.65
+    """A segment is static whose cells agree with other photos at this share of the photo's usual
+    rate or more."""
+
+    differs_below: float = 0.33
+    """A segment is a candidate whose cells agree at less than this share of the usual rate."""
+
+    outvoted_below: float = 0.5
+    """But not one that has more than this share of the keypoints to be expected in it."""
+
+    min_cells: float = 3.0
+    """Comparable cells, of 80 along the photo, that a segment needs for either."""
+
+    min_usual: float = 0.3
+    """A photo of which less agrees with others cannot be compared: another light, another place."""
+
 
 @dataclass(frozen=True)
 class StaticEvidence:
@@ -64,10 +91,12 @@ class StaticEvidence:
         found: 1 at pixels with a keypoint of a long enough track.
         expected: number of such keypoints to be expected in each pixel if nothing in the photo
             moved; sums to the number that was found.
+        agreement: with other photos, on a coarser grid; None where none could be compared.
     """
 
     found: Float32[ndarray, "H W"]
     expected: Float32[ndarray, "H W"]
+    agreement: Agreement | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +109,8 @@ class SegmentVerdicts:
         area: its pixels.
         found: keypoints in it.
         expected: keypoints to be expected in it.
+        agreeing: cells in it that agree with other photos.
+        comparable: cells in it that could.
         verdict: a `Verdict`.
     """
 
@@ -88,6 +119,8 @@ class SegmentVerdicts:
     area: Int32[ndarray, " S"]
     found: Float32[ndarray, " S"]
     expected: Float32[ndarray, " S"]
+    agreeing: Float32[ndarray, " S"]
+    comparable: Float32[ndarray, " S"]
     verdict: UInt8[ndarray, " S"]
 
 
@@ -131,24 +164,29 @@ def keypoint_density(
 
 
 def gather_evidence(
-    image: UInt8[ndarray, "H W 3"], view: View, due: DuePoints, settings: EvidenceSettings
+    image: UInt8[ndarray, "H W 3"],
+    view: View,
+    due: DuePoints,
+    settings: EvidenceSettings,
+    agreement: Agreement | None = None,
 ) -> StaticEvidence:
     """Evidence in one photo from its own keypoints and from what its neighbours see.
 
     Args:
         due: points that the photo ought to show; without any, texture alone says what to expect.
+        agreement: with other photos, where it was looked for.
     """
     shape = image.shape[:2]
     found = np.minimum(
         splat(view.keypoints[view.track_lengths >= settings.min_track_length], shape), 1.0
     )
     if not settings.texture_aware:
-        return StaticEvidence(found, np.full_like(found, found.mean()))
+        return StaticEvidence(found, np.full_like(found, found.mean()), agreement)
     expected = keypoint_density(cornerness(image), found)
     if len(due.xy):
         from_neighbors = splat(due.xy, shape) * np.float32(found.sum() / len(due.xy))
         expected += settings.neighbors * (from_neighbors - expected)
-    return StaticEvidence(found, expected)
+    return StaticEvidence(found, expected, agreement)
 
 
 def splat(xy: Float32[ndarray, "P 2"], shape: tuple[int, int]) -> Float32[ndarray, "H W"]:
@@ -165,10 +203,11 @@ def judge_segments(
 ) -> SegmentVerdicts:
     """Every segment with its keypoints and the verdict; label 0 is no segment.
 
-    The last layer is the coarsest. A photo without any evidence proves nothing static: all its
-    segments stay candidates.
+    The last layer is the coarsest. A photo without any keypoint proves nothing static: all its
+    segments stay candidates unless they agree with other photos.
     """
-    counts = [_count_layer(layer, of_pixel, evidence) for layer, of_pixel in enumerate(labels)]
+    maps = _maps(evidence, labels.shape[1:])
+    counts = [_count_layer(layer, of_pixel, maps) for layer, of_pixel in enumerate(labels)]
     is_static = counts[-1].found >= settings.density * counts[-1].expected
     static_surroundings = np.isin(labels[-1], counts[-1].label[is_static])
     parts = []
@@ -180,6 +219,7 @@ def judge_segments(
         count.verdict[count.found >= settings.density * count.expected] = Verdict.STATIC
         if not evidence.found.any():
             count.verdict[:] = Verdict.CANDIDATE
+        _compare(count, evidence.agreement, settings)
         parts.append(count)
     names = [field.name for field in fields(SegmentVerdicts)]
     return SegmentVerdicts(
@@ -187,17 +227,45 @@ def judge_segments(
     )
 
 
+def _compare(
+    count: SegmentVerdicts, agreement: Agreement | None, settings: EvidenceSettings
+) -> None:
+    """Overrule the keypoints where other photos clearly agree or differ."""
+    if agreement is None or agreement.usual < settings.min_usual:
+        return
+    enough = count.comparable >= settings.min_cells
+    rate = count.agreeing / np.maximum(count.comparable, 1e-6) / agreement.usual
+    has_keypoints = count.found >= settings.outvoted_below * count.expected
+    differs = enough & (rate < settings.differs_below)
+    count.verdict[differs & ~(has_keypoints & (count.found > 0))] = Verdict.DIFFERS
+    count.verdict[enough & (rate >= settings.agrees_from)] = Verdict.AGREES
+
+
+def _maps(evidence: StaticEvidence, shape: tuple[int, ...]) -> tuple[Float32[ndarray, "H W"], ...]:
+    """Keypoints found and expected, cells agreeing and comparable, all pixel by pixel."""
+    agreement = evidence.agreement
+    if agreement is None:
+        none = np.zeros(shape, dtype=np.float32)
+        return evidence.found, evidence.expected, none, none
+    cells = np.float32(agreement.agreeing.size / (shape[0] * shape[1]))  # in a pixel
+    spread = (
+        np.asarray(Image.fromarray(c).resize((shape[1], shape[0]), Image.Resampling.NEAREST))
+        * cells
+        for c in (agreement.agreeing, agreement.comparable)
+    )
+    return evidence.found, evidence.expected, *spread
+
+
 def _count_layer(
-    layer: int, of_pixel: Int32[ndarray, "H W"], evidence: StaticEvidence
+    layer: int, of_pixel: Int32[ndarray, "H W"], maps: tuple[Float32[ndarray, "H W"], ...]
 ) -> SegmentVerdicts:
     """The segments of one layer, all of them candidates so far."""
     flat = of_pixel.ravel()
     area = np.bincount(flat)
     label = np.flatnonzero(area)
     label = label[label > 0]
-    found, expected = (
-        np.bincount(flat, weights=values.ravel())[label].astype(np.float32)
-        for values in (evidence.found, evidence.expected)
+    found, expected, agreeing, comparable = (
+        np.bincount(flat, weights=values.ravel())[label].astype(np.float32) for values in maps
     )
     return SegmentVerdicts(
         layer=np.full(len(label), layer, dtype=np.uint8),
@@ -205,8 +273,15 @@ def _count_layer(
         area=area[label].astype(np.int32),
         found=found,
         expected=expected,
+        agreeing=agreeing,
+        comparable=comparable,
         verdict=np.full(len(label), Verdict.CANDIDATE, dtype=np.uint8),
     )
+
+
+def is_candidate(verdicts: SegmentVerdicts) -> Bool[ndarray, " S"]:
+    """Which segments may be distractors."""
+    return np.isin(verdicts.verdict, CANDIDATES)
 
 
 def keep_candidates(
@@ -215,7 +290,7 @@ def keep_candidates(
     """`labels` with 0 at every segment that is no candidate."""
     kept = np.zeros_like(labels)
     for layer, of_pixel in enumerate(labels):
-        mine = (verdicts.layer == layer) & (verdicts.verdict == Verdict.CANDIDATE)
+        mine = (verdicts.layer == layer) & is_candidate(verdicts)
         stays = np.zeros(int(of_pixel.max()) + 1, dtype=bool)
         stays[verdicts.label[mine]] = True
         kept[layer] = np.where(stays[of_pixel], of_pixel, 0)

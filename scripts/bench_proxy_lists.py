@@ -9,6 +9,7 @@ live branch and its average: what the agreement loss sees. The first must be far
 
 import csv
 import datetime
+import math
 import sys
 import tempfile
 from dataclasses import asdict, dataclass, fields
@@ -28,7 +29,6 @@ from arguments.config import (  # noqa: E402 - after the path is set
     TrainConfig,
 )
 from arguments.messages import Messages  # noqa: E402
-from evaluation.metrics import psnr  # noqa: E402
 from scene.cameras import Cameras  # noqa: E402
 from scene.capture import load_capture  # noqa: E402
 from training.branches import ProxyBranch, RenderSettings, TrainedBranch  # noqa: E402
@@ -74,6 +74,11 @@ class Row:
     date: str
 
 
+def psnr(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Decibel between pictures of values around [0, 1], as they leave the renderer."""
+    return -10 * math.log10(float((first - second).double().square().mean()) + 1e-30)
+
+
 def measure(parts: Parts, cameras: list[Cameras]) -> tuple[float, float]:
     """PSNR of the shared picture against the exact one, and of the live one against it."""
     live, average = parts.state.branches
@@ -86,8 +91,8 @@ def measure(parts: Parts, cameras: list[Cameras]) -> tuple[float, float]:
         seen = live.render(camera, settings)
         exact = average.render(camera, settings)
         quick = average.render(camera, settings, seen.tile_lists)
-        shared.append(psnr(quick.color[0].cpu(), exact.color[0].cpu()))
-        apart.append(psnr(seen.color[0].detach().cpu(), exact.color[0].cpu()))
+        shared.append(psnr(quick.color, exact.color))
+        apart.append(psnr(seen.color.detach(), exact.color))
     return mean(shared), mean(apart)
 
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from evaluation.evaluate import read_metrics  # noqa: E402 - after the path is set
-from training.run_folder import commit  # noqa: E402
+from training.run_folder import commit, read_record  # noqa: E402
 
 # What a run may be called, and the flags that make it.
 CONFIGURATIONS = {
@@ -97,6 +97,7 @@ class Row:
     mask_iou: float | None
     num_gaussians: int
     seconds: float | None
+    peak_mib: float
     flags: str
     device: str
     commit: str
@@ -132,7 +133,7 @@ def run(study: Study, configuration: str, seed: int, free_gpus: Queue[int]) -> R
             subprocess.run(words, cwd=ROOT, check=True, env=environment)
     if gpu is not None:
         free_gpus.put(gpu)
-    measured = read_metrics(out)
+    measured, record = read_metrics(out), read_record(out)
     return Row(
         study.name,
         configuration,
@@ -144,6 +145,7 @@ def run(study: Study, configuration: str, seed: int, free_gpus: Queue[int]) -> R
         measured.mask_iou,
         measured.num_gaussians,
         measured.seconds,
+        (record.peak_bytes if record else 0) / 2**20,
         flags,
         f"{device()}, {threads} threads a run",
         commit(),
@@ -154,8 +156,8 @@ def run(study: Study, configuration: str, seed: int, free_gpus: Queue[int]) -> R
 def table(rows: list[Row], order: tuple[str, ...]) -> str:
     """Mean and spread of each configuration, as Markdown."""
     lines = [
-        "| run | PSNR, dB | SSIM | mask IoU | Gaussians | seconds |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| run | PSNR, dB | SSIM | mask IoU | Gaussians | seconds | peak MiB |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name in order:
         mine = [row for row in rows if row.configuration == name]
@@ -168,7 +170,8 @@ def table(rows: list[Row], order: tuple[str, ...]) -> str:
             f"| {statistics.mean(row.ssim for row in mine):.4f} "
             f"| {f'{statistics.mean(ious):.3f}' if ious else '-'} "
             f"| {statistics.mean(row.num_gaussians for row in mine):.0f} "
-            f"| {f'{statistics.median(seconds):.0f}' if seconds else '-'} |"
+            f"| {f'{statistics.median(seconds):.0f}' if seconds else '-'} "
+            f"| {max(row.peak_mib for row in mine):.0f} |"
         )
     return "\n".join(lines)
 

@@ -18,6 +18,7 @@ from scene.gaussians import Gaussians
 from training import checkpoint
 from training.graph import choose_stepper
 from training.health import Health, Trouble, diagnose
+from training.memory import peak_bytes
 from training.photos import ViewSource
 from training.recovery import Recovery, slowed
 from training.run_folder import RunRecord, export
@@ -223,4 +224,5 @@ class Run:
         """Bring run.json up to the present step."""
         state = self.parts.state
         self.record.step, self.record.num_gaussians = state.step, len(state.result)
+        self.record.peak_bytes = max(self.record.peak_bytes, peak_bytes(state.result.device))
         self.record.write(self.model_path, self.messages)

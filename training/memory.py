@@ -1,6 +1,7 @@
 """How much memory a run may take, and how many Gaussians fit in it; knows no tensors."""
 
 import os
+import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,14 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return host_memory().free
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most that this process has taken so far: of the GPU by tensors, of the host in all."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes * 1024
 
 
 def gaussian_bytes(num_trained: int, num_proxies: int) -> int:

@@ -39,6 +39,7 @@ class RunRecord:
         seconds: training time over all sessions, without loading and writing.
         rollbacks: how often it has gone back to a checkpoint because of bad numbers.
         backoffs: how often it has gone back because memory ran out.
+        peak_bytes: the most memory that a session has taken, of the GPU or of the host.
     """
 
     status: Status
@@ -48,6 +49,7 @@ class RunRecord:
     seconds: float = 0.0
     rollbacks: int = 0
     backoffs: int = 0
+    peak_bytes: int = 0
     num_gaussians: int = 0
     max_gaussians: int = 0
     device: str = ""

@@ -13,7 +13,7 @@ from arguments.messages import Messages, UserError
 from masks.candidates import (
     CandidateFile,
     Candidates,
-    Segments,
+    SegmentBank,
     read_candidates,
     write_candidates,
 )
@@ -188,13 +188,14 @@ def test_segments_count_and_unite_overlapping_layers() -> None:
     labels[0, :, :3] = 1
     labels[0, :, 3:] = 4
     labels[1, :2] = 1
-    segments = Segments.of(Candidates(labels))
-    pixels = torch.zeros(4, 6)
-    pixels[0] = 1.0
-    density = segments.density(pixels)
-    assert sorted(density[segments.areas > 0].tolist()) == [0.0, 0.25, 0.25, 0.5]
-    densest = segments.union(density > 0.4)
-    assert torch.equal(densest, (labels[1] == 1).float())
+    bank = SegmentBank.of([Candidates(labels)], torch.device("cpu"))
+    segments = bank.at(torch.tensor([0]))
+    pixels = torch.zeros(1, 1, 4, 6)
+    pixels[0, 0, 0] = 1.0
+    density = segments.density(pixels)[:, 0]
+    assert sorted(density[density > 0].tolist()) == [0.25, 0.25, 0.5]
+    outside = segments.outside(density > 0.4, 24).reshape(4, 6)
+    assert torch.equal(outside, labels[1] != 1)
 
 
 def some_file() -> CandidateFile:

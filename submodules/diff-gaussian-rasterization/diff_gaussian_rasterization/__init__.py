@@ -7,6 +7,7 @@ from diff_gaussian_rasterization.inria import GaussianRasterizationSettings, Gau
 from diff_gaussian_rasterization.losses import photometric_loss, ssim_map
 from diff_gaussian_rasterization.machine import instruction_set
 from diff_gaussian_rasterization.optim import adam_rates, adam_step_
+from diff_gaussian_rasterization.residuals import color_residual, patch_residual
 from diff_gaussian_rasterization.select import kth_smallest
 from diff_gaussian_rasterization.statistics import count_step_, observe_, watch_
 
@@ -19,10 +20,12 @@ __all__ = [
     "activate",
     "adam_rates",
     "adam_step_",
+    "color_residual",
     "count_step_",
     "instruction_set",
     "kth_smallest",
     "observe_",
+    "patch_residual",
     "photometric_loss",
     "rasterization",
     "ssim_map",

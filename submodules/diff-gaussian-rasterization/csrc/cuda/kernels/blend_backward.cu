@@ -124,9 +124,10 @@ __device__ float visit(const Splat& s, float dx, float dy, float dot, PixelState
   const Contribution c = contribution(raw_alpha(s, dx, dy), pixel.T);
   const float weight = c.taken ? c.weight : 0.0f;
   if constexpr (Geometry) {
-    const float behind = pixel.behind - weight * dot;
-    const float v_alpha = pixel.T * dot - behind * reciprocal_fast(1.0f - c.alpha);
-    const float m = c.taken && c.raw < kMaxAlpha ? c.alpha * v_alpha : 0.0f;
+    // alpha dL/dalpha = alpha (T dot - behind / (1 - alpha)), and alpha T is the weight.
+    const float own = weight * dot, behind = pixel.behind - own;
+    const float share = c.alpha * reciprocal_fast(1.0f - c.alpha);
+    const float m = c.taken && c.raw < kMaxAlpha ? own - share * behind : 0.0f;
     const float x = m * dx, y = m * dy;
     sums[kSum] += m;
     sums[kSumX] += x;

@@ -1,0 +1,81 @@
+"""Why each segment was kept or dropped, in words: one small table per photo beside its candidates.
+
+For people and spreadsheets; training reads the candidates only.
+"""
+
+from pathlib import Path
+
+from arguments.messages import ExitCode, UserError
+from masks.static_evidence import EvidenceSettings, SegmentVerdicts, Verdict, is_candidate
+from scene.atomic import write_atomic
+
+WORDS = {
+    Verdict.CANDIDATE: "keypoints missing",
+    Verdict.DIFFERS: "other photos differ",
+    Verdict.STATIC: "keypoints seen elsewhere",
+    Verdict.AGREES: "other photos agree",
+    Verdict.UNDECIDABLE: "too little texture",
+}
+SHORT = {Verdict.CANDIDATE: "missing", Verdict.DIFFERS: "differ"}
+HEADER = "layer,label,pixels,found,expected,density,agreeing,comparable,kept,reason"
+
+
+def rule(settings: EvidenceSettings) -> str:
+    """The rule behind the verdicts, in one line."""
+    text = (
+        f"static at {settings.density:g} or more of the expected keypoints (tracks of "
+        f"{settings.min_track_length} or more photos); no verdict below {settings.min_expected:g} "
+        f"expected, {settings.min_expected_in_static:g} inside a static segment"
+    )
+    if settings.compare_photos:
+        text += (
+            f"; of the photo's usual agreement with other photos, static from "
+            f"{settings.agrees_from:g}, candidate below {settings.differs_below:g}"
+        )
+    return text
+
+
+def table(verdicts: SegmentVerdicts, settings: EvidenceSettings) -> str:
+    """Comma-separated values, one row for each segment of every layer, the rule above them.
+
+    `density` is the share of the expected keypoints that was found.
+    """
+    lines = [f"# {rule(settings)}", HEADER]
+    kept = is_candidate(verdicts)
+    for row in range(len(verdicts.label)):
+        expected = verdicts.expected[row]
+        density = verdicts.found[row] / expected if expected > 0 else 0.0
+        lines.append(
+            f"{verdicts.layer[row]},{verdicts.label[row]},{verdicts.area[row]},"
+            f"{verdicts.found[row]:.0f},{expected:.2f},{density:.3f},"
+            f"{verdicts.agreeing[row]:.1f},{verdicts.comparable[row]:.1f},"
+            f"{int(kept[row])},{WORDS[Verdict(int(verdicts.verdict[row]))]}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def write_table(path: Path, verdicts: SegmentVerdicts, settings: EvidenceSettings) -> None:
+    """Write the table of one photo.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        write_atomic(path, table(verdicts, settings).encode())
+    except OSError as failure:
+        raise UserError(
+            f"cannot write {path}: {failure.strerror}; free space or choose another folder",
+            ExitCode.FILE_SYSTEM,
+        ) from failure
+
+
+def label_of(verdicts: SegmentVerdicts, row: int) -> str:
+    """Why a candidate was kept, for a picture: `0/7 missing`, or cells as in `2/31 differ`."""
+    verdict = Verdict(int(verdicts.verdict[row]))
+    is_compared = verdict == Verdict.DIFFERS
+    part, whole = (
+        (verdicts.agreeing, verdicts.comparable)
+        if is_compared
+        else (verdicts.found, verdicts.expected)
+    )
+    return f"{part[row]:.0f}/{whole[row]:.0f} {SHORT[verdict]}"
