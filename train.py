@@ -16,6 +16,8 @@ def command(arguments: Sequence[str]) -> None:
         messages.note(text)
     # Read when torch is loaded: a waiting thread that spins takes the core that another needs.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # A model that grows would leave holes of every size between blocks of fixed sizes.
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     from training.run import train
 
     sys.exit(train(config, messages))

@@ -14,6 +14,7 @@ import tyro
 from arguments.messages import ExitCode, UserError
 
 Method = Literal["dual", "ema", "single"]
+AdamRows = Literal["all", "visible"]
 ProxyLists = Literal["shared", "own"]
 MaskKind = Literal["none", "hard", "soft"]
 StrategyName = Literal["asymmetric", "default"]
@@ -205,6 +206,10 @@ class OptimizationConfig:
 
     random_background: bool = False
     """A new random background colour at each step instead of black or white."""
+
+    adam_rows: AdamRows = "all"
+    """Gaussians that Adam moves: all, or only those that the step's cameras see. The latter moves
+    less memory, but lets the momentum of the others rest instead of running out."""
 
 
 @dataclass(frozen=True)

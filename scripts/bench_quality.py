@@ -38,6 +38,7 @@ CONFIGURATIONS = {
     "dual": "--method dual",
     "dual-paper": "--method dual --agreement_weight 1 --supervision own --mask_target photo "
     "--mask_rule paper",
+    "dual-visible": "--method dual --adam_rows visible",
     "ema": "--method ema",
 }
 

@@ -46,12 +46,14 @@ class Update:
         rates: Adam's, on the device.
         turn: which of its masks the branch has used.
         observes: growth statistics are still wanted.
+        visible: positive for Gaussians that alone are moved; None moves all.
         frozen: where it is set on the device, nothing changes.
     """
 
     rates: Float[Tensor, "P 2"]
     turn: int
     observes: bool
+    visible: Int[Tensor, " N"] | None
     frozen: Int[Tensor, "1"] | None
 
 
@@ -92,6 +94,7 @@ class TrainedBranch:
             self.gaussians,
             update.rates,
             follower=None if proxy is None else Follower(proxy.gaussians, proxy.decay),
+            visible=update.visible,
             frozen=update.frozen,
         )
         self.maskers[update.turn].update(update.frozen)

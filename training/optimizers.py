@@ -76,6 +76,7 @@ class GaussianAdam:
         rates: Float[Tensor, "P 2"],
         *,
         follower: Follower | None = None,
+        visible: Int[Tensor, " N"] | None = None,
         frozen: Int[Tensor, "1"] | None = None,
     ) -> None:
         """One update from the gradients that the parameters hold; the gradients are dropped.
@@ -84,7 +85,8 @@ class GaussianAdam:
 
         Args:
             rates: of `LearningRates.at_update`, on the device.
-            follower: averaged in the same pass.
+            follower: averaged in the same pass, all of its rows.
+            visible: positive for rows that alone are moved, with their moments; None moves all.
             frozen: where it is set, nothing changes.
         """
         learning = [
@@ -103,6 +105,7 @@ class GaussianAdam:
             rates=rates if is_whole else torch.stack([rates[row] for row, _ in learning]),
             averages=follower and [getattr(follower.gaussians, name) for name in names],
             decay=follower.decay if follower else 0.0,
+            visible=visible,
             frozen=frozen,
         )
         for p in params:

@@ -208,8 +208,11 @@ def train_step(
     if guard is not None:
         count_step_(guard.counters, guard.frozen)
     frozen = None if guard is None else guard.frozen
-    for branch, view, turn in zip(state.trained, own, mode.turns, strict=True):
-        branch.learn(view.render, view.camera, Update(numbers.rates, turn, mode.observes, frozen))
+    for number, branch in enumerate(state.trained):
+        view, turn = own[number], mode.turns[number]
+        visible = _rows_seen(number, shown, context)
+        update = Update(numbers.rates, turn, mode.observes, visible, frozen)
+        branch.learn(view.render, view.camera, update)
     return StepStats(
         loss.detach(),
         [LossTerm(t.name, t.weight, t.value.detach()) for t in terms],
@@ -271,6 +274,15 @@ def _held_against(
 ) -> Shown:
     colors = [render.color for number, render in renders.items() if number < len(state.trained)]
     return Shown(views, renders, Comparison(colors, views.images / 255, context.features))
+
+
+def _rows_seen(number: int, shown: list[Shown], context: StepContext) -> Int[Tensor, " N"] | None:
+    """Positive for the Gaussians of a branch that some camera of the step sees; None for all."""
+    if context.config.optimization.adam_rows == "all":
+        return None
+    renders = [seen.renders[number] for seen in shown if number in seen.renders]
+    radii = [render.radii[:, render.rows] for render in renders]
+    return (radii[0] if len(radii) == 1 else torch.cat(radii)).amax(0)
 
 
 def _watch(shown: list[Shown], guard: Guard, capacity: int) -> None:

@@ -91,6 +91,22 @@ def test_proxy_is_drawn_in_the_live_order_only_if_the_settings_say_so(
     assert torch.equal(together, alone) == (proxy_lists == "own")
 
 
+@pytest.mark.parametrize("rows", ["all", "visible"])
+def test_momentum_moves_unseen_gaussians_only_if_adam_moves_all(
+    rows: str, tiny_capture: Path, tmp_path: Path
+) -> None:
+    run = prepared(tiny_capture, tmp_path, "--method", "single", "--adam_rows", rows)
+    branch = run.parts.state.trained[0]
+    with torch.no_grad():
+        branch.gaussians.means[0] = 1000.0  # no camera sees it
+    branch.optimizer.exp_avg["sh0"].fill_(1.0)
+    before = branch.gaussians.sh0.detach().clone()
+    one_step(run)
+    moved = (branch.gaussians.sh0.detach() != before).flatten(1).any(1)
+    assert moved[1:].any()
+    assert bool(moved[0]) == (rows == "all")
+
+
 def test_same_seed_same_result_and_other_seed_other_result(
     tiny_capture: Path, tmp_path: Path
 ) -> None:
