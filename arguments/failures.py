@@ -30,12 +30,22 @@ def refusal_of(failure: BaseException) -> UserError | None:
         where = f" in '{failure.filename}'" if failure.filename else ""
         advice = ADVICE.get(failure.errno, OTHER_ADVICE)
         return UserError(f"{failure.strerror}{where}; {advice}", ExitCode.FILE_SYSTEM)
+    if isinstance(failure, ImportError) or _is_broken_library(failure):
+        return UserError(
+            f"{str(failure)[:200]}; the installation is broken or lacks it: bash scripts/setup.sh",
+            ExitCode.ENVIRONMENT,
+        )
     if is_out_of_memory(failure):
         return UserError(
             "out of memory; lower --max_gaussians, or give smaller photos with -r",
             ExitCode.MEMORY,
         )
     return None
+
+
+def _is_broken_library(failure: BaseException) -> bool:
+    """Whether a compiled library could not be loaded, as one that another torch was built for."""
+    return isinstance(failure, OSError) and failure.errno is None and ".so" in str(failure)
 
 
 def is_out_of_memory(failure: BaseException) -> bool:

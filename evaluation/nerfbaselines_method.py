@@ -26,12 +26,14 @@ from gaussian_renderer.device import choose_device
 from scene.cameras import Cameras
 from scene.gaussians import Gaussians
 from training import checkpoint
-from training.graph import choose_stepper
+from training.graph import Stepper, choose_stepper
+from training.health import Health, diagnose
 from training.photos import ViewSource
 from training.resume import check_data, check_settings
 from training.run import candidates_for
 from training.run_folder import splats_of
 from training.setup import BRANCH_NAMES, build
+from training.state import TrainState
 
 # Where photos come from and files go is decided by nerfbaselines; checkpoints must not tell.
 PLACE = Path("nerfbaselines")
@@ -77,8 +79,9 @@ def _words(name: str, value: Any) -> list[str]:
 class _Training:
     """What only a model that trains has."""
 
-    stepper: Any
-    state: Any
+    stepper: Stepper
+    state: TrainState
+    health: Health
     dataset: str
     seconds: float
 
@@ -136,7 +139,8 @@ class TwinSplat(nerfbaselines.Method):  # type: ignore[misc]  # nerfbaselines ha
             checkpoint.restore(found, parts.state)
         stepper = choose_stepper(parts.state, views, parts.context, messages)
         seconds = found.manifest.seconds if found is not None else 0.0
-        self._training = _Training(stepper, parts.state, capture.digest, seconds)
+        health = Health(parts.state, messages)
+        self._training = _Training(stepper, parts.state, health, capture.digest, seconds)
 
     @classmethod
     def get_method_info(cls) -> Any:
@@ -163,13 +167,30 @@ class TwinSplat(nerfbaselines.Method):  # type: ignore[misc]  # nerfbaselines ha
         }
 
     def train_iteration(self, step: int) -> dict[str, float]:
-        """One step; `step` counts those done before."""
+        """One step; `step` counts those done before.
+
+        Raises:
+            UserError: it is not the next step, a number is not finite, or memory ends.
+        """
         training = self._training
         if training is None or training.state.step != step:
             at = "not training" if training is None else f"at step {training.state.step}"
             raise UserError(f"step {step} asked for, the model is {at}", ExitCode.USAGE)
-        stats = training.stepper.advance(step + 1)
-        if step % METRICS_EVERY == 0 or not self._metrics:
+        is_due = step % METRICS_EVERY == 0 or not self._metrics
+        try:
+            stats = training.stepper.advance(step + 1)
+            if is_due or training.state.result.device.type == "cpu":
+                training.health.after_step(stats)
+        except Exception as failure:
+            trouble = diagnose(failure, training.state)
+            if trouble is None:
+                raise
+            raise UserError(
+                f"step {step}: {trouble.what}; go on from the last checkpoint with lower learning "
+                "rates or --set max_gaussians",
+                trouble.code,
+            ) from failure
+        if is_due:
             error = max(float(stats.squared_error), 1e-10)
             self._metrics = {
                 "loss": float(stats.loss),

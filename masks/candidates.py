@@ -111,7 +111,11 @@ def _read_arrays(path: Path) -> Mapping[str, ndarray]:
         if size > LARGEST_FILE:
             raise ValueError(f"it unpacks to {size} bytes, more than {LARGEST_FILE}")
     with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in MEMBERS}
+        arrays = {name: archive[name] for name in MEMBERS}
+    odd = [name for name, array in arrays.items() if not isinstance(array, ndarray)]
+    if odd:
+        raise ValueError(f"'{odd[0]}' is no array")
+    return arrays
 
 
 def _checked(arrays: Mapping[str, ndarray]) -> CandidateFile:

@@ -38,7 +38,7 @@ from scene.ply import Splats, read_ply, write_ply
 from scene.splits import Names, choose_split
 from scene.tensor_file import TensorFileError, read_tensors, write_tensors
 from tests.faults.bit_flips import save_state
-from tests.scene_builder import make_rows, write_binary, write_text
+from tests.scene_builder import SceneRows, make_rows, write_binary, write_text
 from training import checkpoint
 from training.run_folder import RunRecord, read_config, read_record
 
@@ -87,10 +87,7 @@ class Tally:
 def colmap_targets(root: Path) -> list[Target]:
     """The files of COLMAP models, binary and text, with and without rigs."""
     targets = []
-    rows = make_rows()
-    del rows.images[4:], rows.points[40:]
-    for image in rows.images:
-        image.keypoints = [k for k in image.keypoints if k[2] < rows.points[-1].point_id][:30]
+    rows = small_rows()
     for suffix, write in ((".bin", write_binary), (".txt", write_text)):
         folder = root / f"colmap{suffix}"
         write(rows, folder)
@@ -106,6 +103,20 @@ def colmap_targets(root: Path) -> list[Target]:
     count.write_bytes((root / "colmap.txt" / "images.txt").read_bytes())
     targets.append(Target("count.txt", count, lambda: colmap_text.count_records(count, 2), True))
     return targets
+
+
+def small_rows() -> SceneRows:
+    """4 images of at most 30 keypoints, and 40 points whose tracks are theirs."""
+    rows = make_rows()
+    del rows.images[4:], rows.points[40:]
+    point_by_id = {point.point_id: point for point in rows.points}
+    for point in rows.points:
+        point.track = []
+    for image in rows.images:
+        image.keypoints = [k for k in image.keypoints if k[2] in point_by_id][:30]
+        for index, (_, _, point_id) in enumerate(image.keypoints):
+            point_by_id[point_id].track.append((image.image_id, index))
+    return rows
 
 
 def _colmap(folder: Path, stem: str, suffix: str) -> Target:

@@ -1,5 +1,7 @@
 """Kill runs at random moments and inside checkpoint writes, continue them, and compare every byte.
 
+Each part of a run has one or two threads, by chance.
+
     python -m tests.faults.kills --kills 200 --inside 60 [--seed 0] [--out kills.csv]
 
 The oracle is the uninterrupted run of the same command. After every kill each file under a final
@@ -57,7 +59,6 @@ class Trial:
     """
 
     method: str
-    threads: int
     kills: int
     inside: int
     differs: str
@@ -135,7 +136,6 @@ class Harness:
         rng.shuffle(kinds)
         killed = hit = 0
         broken: list[str] = []
-        threads = rng.choice((1, 2))
         for attempt in range(MOST_ATTEMPTS):
             is_inside = kinds[killed] if killed < num_kills else None
             resume = ("--resume",) if attempt else ()
@@ -149,12 +149,11 @@ class Harness:
             if ended.code == 0:
                 break
             if ended.code != -signal.SIGKILL:
-                return Trial(method, threads, killed, hit, f"exit {ended.code}: {ended.error}", "")
+                return Trial(method, killed, hit, f"exit {ended.code}: {ended.error}", "")
             killed, hit = killed + 1, hit + bool(is_inside)
             broken += broken_files(out)
         return Trial(
             method,
-            threads,
             killed,
             hit,
             first_difference(self.straight[method], out),

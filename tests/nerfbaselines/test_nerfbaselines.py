@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from arguments.messages import ExitCode, Messages, UserError
 from scene.capture import CaptureSettings, load_capture
@@ -296,6 +297,18 @@ def test_steps_out_of_order_and_no_material_are_refused(scene: Path) -> None:
     method.close()
     with pytest.raises(UserError, match="checkpoint"):
         TwinSplat()
+
+
+def test_a_number_that_is_none_stops_the_training_with_its_name(scene: Path) -> None:
+    from evaluation.nerfbaselines_method import TwinSplat
+
+    method = TwinSplat(train_dataset=dataset(scene), config_overrides={"iterations": "9"})
+    with torch.no_grad():
+        method._result.opacity_logits[7] = torch.nan
+    with pytest.raises(UserError, match="opacity_logits of Gaussian 7") as refused:
+        method.train_iteration(0)
+    assert refused.value.code == ExitCode.NUMERICAL
+    method.close()
 
 
 def test_a_loaded_model_is_the_first_branch(scene: Path, tmp_path: Path) -> None:

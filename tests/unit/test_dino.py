@@ -1,0 +1,144 @@
+"""DINOv2: the official layout, and features that cover an image."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+
+from arguments.messages import ExitCode, UserError
+from masks.dino import DinoV2, whole_patches
+from masks.dino_features import (
+    DinoFeatures,
+    PhotoFeatures,
+    dino_hint,
+    load_dino,
+    residual_from,
+    token_size,
+)
+from masks.features import PHOTO_MEAN, PHOTO_STD, FeatureExtractor, feature_residual
+from tests.random_weights import fill_randomly
+
+
+@pytest.fixture(scope="module")
+def network() -> DinoV2:
+    network = DinoV2()
+    fill_randomly(network)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(network: DinoV2, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "dinov2_vits14_reg4_pretrain.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def picture(height: int = 45, width: int = 60) -> torch.Tensor:
+    return torch.rand(1, height, width, 3, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_layout_is_that_of_the_official_file(network: DinoV2) -> None:
+    # timm 1.0.31 takes this state dict as the official one, key for key, and gives equal tokens.
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    lines = "\n".join(f"{name} {shapes[name]}" for name in sorted(shapes))
+    assert len(shapes) == 176
+    assert hashlib.sha256(lines.encode()).hexdigest()[:16] == "193e4e7e26b1f1f3"
+
+
+def test_tokens_equal_a_plain_writing_of_the_equations(network: DinoV2) -> None:
+    image = torch.randn(1, 3, 518, 518, generator=torch.Generator().manual_seed(1))
+    state = network.state_dict()
+    patches = F.conv2d(
+        image, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=14
+    )
+    tokens = torch.cat([state["cls_token"], patches.flatten(2).transpose(1, 2)], dim=1)
+    tokens = tokens + state["pos_embed"]
+    tokens = torch.cat([tokens[:, :1], state["register_tokens"], tokens[:, 1:]], dim=1)[0]
+    with torch.no_grad():
+        for number in range(12):
+            start = f"blocks.{number}."
+            get = {n.removeprefix(start): t for n, t in state.items() if n.startswith(start)}
+            x = F.layer_norm(tokens, (384,), get["norm1.weight"], get["norm1.bias"], 1e-6)
+            qkv = x @ get["attn.qkv.weight"].T + get["attn.qkv.bias"]
+            heads = []
+            for head in range(6):
+                first = range(head * 64, 3 * 384, 384)
+                q, k, v = (qkv[:, at : at + 64] for at in first)
+                heads.append((q @ k.T / 8.0).softmax(dim=1) @ v)
+            x = torch.cat(heads, dim=1) @ get["attn.proj.weight"].T + get["attn.proj.bias"]
+            tokens = tokens + x * get["ls1.gamma"]
+            x = F.layer_norm(tokens, (384,), get["norm2.weight"], get["norm2.bias"], 1e-6)
+            x = F.gelu(x @ get["mlp.fc1.weight"].T + get["mlp.fc1.bias"])
+            x = x @ get["mlp.fc2.weight"].T + get["mlp.fc2.bias"]
+            tokens = tokens + x * get["ls2.gamma"]
+        expected = F.layer_norm(tokens, (384,), state["norm.weight"], state["norm.bias"], 1e-6)
+        got = network(image)
+    assert got.shape == (1, 37, 37, 384)
+    assert torch.allclose(got.reshape(-1, 384), expected[5:], atol=1e-4)
+
+
+def test_the_embedding_is_the_paper_s_linear_map_of_normalised_patches(network: DinoV2) -> None:
+    image = picture(28, 41)
+    features = DinoFeatures(network, "embedding")(image)
+    assert features.shape == (1, 3, 3, 384)  # strictly above each side: 42 x 42
+    planes = ((image - torch.tensor(PHOTO_MEAN)) / torch.tensor(PHOTO_STD)).permute(0, 3, 1, 2)
+    stretched = F.interpolate(planes, (42, 42), mode="nearest")
+    conv = network.patch_embed.proj
+    first = (conv.weight * stretched[:, :, :14, 14:28]).sum(dim=(1, 2, 3)) + conv.bias
+    assert torch.allclose(features[0, 0, 1], first, atol=1e-4)
+    assert (whole_patches(28), whole_patches(41)) == (42, 42)
+
+
+@pytest.mark.parametrize("kind", ["embedding", "tokens"])
+def test_it_serves_as_a_feature_extractor(network: DinoV2, kind: str) -> None:
+    extractor = DinoFeatures(network, kind)  # type: ignore[arg-type]
+    assert isinstance(extractor, FeatureExtractor)
+    image = picture()
+    assert feature_residual([image], image, extractor).max() < 1e-5
+    changed = image.clone()
+    changed[:, :20, :20] = 1 - changed[:, :20, :20]
+    residual = feature_residual([changed], image, extractor)
+    assert residual.shape == (1, 45, 60)
+    assert residual[:, :10, :10].mean() > 2 * residual[:, 35:, 45:].mean()
+
+
+def test_large_images_are_reduced_before_the_network_sees_them() -> None:
+    assert token_size(45, 60) == (42, 56)
+    assert token_size(1000, 2000) == (252, 504)
+    assert token_size(3, 5) == (14, 14)
+
+
+def test_features_of_a_photo_are_made_once(network: DinoV2) -> None:
+    asked = []
+
+    def image_of(view_id: int) -> torch.Tensor:
+        asked.append(view_id)
+        return picture()[0]
+
+    extractor = DinoFeatures(network, "embedding")
+    photos = PhotoFeatures(extractor, image_of)
+    first, again = photos(7), photos(7)
+    assert asked == [7]
+    assert torch.equal(first, again)
+    assert torch.allclose(first, extractor(picture())[0], rtol=2e-3, atol=2e-3)
+    residual = residual_from(extractor(picture()), first[None], (45, 60))
+    assert residual.max() < 1e-4
+
+
+def test_official_weights_load_and_missing_ones_are_named(
+    checkpoint: Path, network: DinoV2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extractor = load_dino(checkpoint, "embedding", torch.device("cpu"))
+    expected = DinoFeatures(network, "embedding")(picture())
+    assert torch.equal(extractor(picture()), expected)
+    monkeypatch.setenv("TWINSPLAT_WEIGHTS", str(checkpoint.parent))
+    assert str(checkpoint) in dino_hint()
+    load_dino(None, "tokens", torch.device("cpu"))
+    monkeypatch.setenv("TWINSPLAT_WEIGHTS", str(checkpoint.parent / "none"))
+    monkeypatch.setenv("TORCH_HOME", str(checkpoint.parent / "none"))
+    assert "zero-download default" in dino_hint()
+    with pytest.raises(UserError, match="dinov2_vits14_reg4_pretrain") as refusal:
+        load_dino(None, "tokens", torch.device("cpu"))
+    assert refusal.value.code == ExitCode.ENVIRONMENT
