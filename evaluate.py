@@ -18,10 +18,11 @@ def summary(result: Evaluation) -> str:
     """The means in one line."""
     total = result.num_views + len(result.failures)
     count = f"n={result.num_views} of {total}"
+    lpips = "-" if result.lpips is None else f"{result.lpips:.4f}"
     iou = "-" if result.mask_iou is None else f"{result.mask_iou:.3f}"
     return (
         f"{result.split} step {result.step}: PSNR {result.psnr:.2f} dB, SSIM {result.ssim:.4f}, "
-        f"LPIPS -, mask IoU {iou}, {result.num_gaussians} Gaussians, {count}"
+        f"{result.lpips_name} {lpips}, mask IoU {iou}, {result.num_gaussians} Gaussians, {count}"
     )
 
 
@@ -29,7 +30,8 @@ def main(arguments: Sequence[str]) -> ExitCode:
     """Parse, measure, report."""
     command = parse(EvaluateCommand, arguments, "evaluate.py", "Measure a trained run.")
     messages = Messages(quiet=command.quiet)
-    result = evaluate(open_views(command.request(), messages), command.split, messages)
+    views = open_views(command.request(), messages)
+    result = evaluate(views, command.split, messages, command.perceptual())
     if result is None:
         return ExitCode.OK
     path = write_metrics(command.model_path, result)

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import tyro
 
 from arguments.messages import ExitCode, UserError
-from evaluation.evaluate import METRICS, Evaluation
+from evaluation.evaluate import METRICS, Evaluation, PerceptualSettings
+from evaluation.lpips import Network
 from evaluation.run_views import LAST, RunRequest, Split
 
 Folder = Annotated[Path, tyro.conf.arg(aliases=["-m"])]
@@ -81,6 +82,13 @@ class EvaluateCommand:
     iteration: int = LAST
     """Which of the run's models; -1 is the last."""
 
+    lpips: Network = "alex"
+    """Network of LPIPS: alex as nerfbaselines and gsplat report it, vgg as the 3DGS code does."""
+
+    lpips_weights: Path | None = None
+    """Folder of its two files of weights; None is $TWINSPLAT_WEIGHTS, ~/.cache/twinsplat/weights
+    and the folder of torch hub."""
+
     require_lpips: bool = False
     """End with exit code 4 when LPIPS is null; the other metrics are written all the same."""
 
@@ -89,6 +97,10 @@ class EvaluateCommand:
 
     quiet: bool = False
     """Print the result, warnings and errors only."""
+
+    def perceptual(self) -> PerceptualSettings:
+        """Which LPIPS."""
+        return PerceptualSettings(self.lpips, self.lpips_weights)
 
     def check_lpips(self, result: Evaluation) -> None:
         """Refuse a result without LPIPS where that is required.

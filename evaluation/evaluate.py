@@ -13,6 +13,7 @@ from torch import Tensor
 
 from arguments.messages import Messages, UserError, one_line
 from arguments.serialization import from_plain, to_json
+from evaluation.lpips import NAMES, Lpips, Network, load_lpips, why_not
 from evaluation.metrics import WINDOW, WINDOW_SIGMA, Overlap, mask_overlap, psnr, ssim
 from evaluation.renders import picture_path, rendered_mask_step
 from evaluation.run_views import RunViews, Split
@@ -21,7 +22,6 @@ from scene.capture import View
 
 METRICS = "metrics.json"
 TRUE_MASKS = "gt_distractors"
-NO_LPIPS = "no AlexNet weights are installed, and none are downloaded unasked"
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class ViewMetrics:
     psnr: float
     ssim: float
     lpips: float | None = None
+    ssim_reflected: float | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ class Evaluation:
 
     Attributes:
         psnr: dB, mean over the views.
-        lpips: None with its reason until there are weights.
+        lpips: None with its reason where there are no weights.
+        lpips_name: of the metric, with its network; numbers of two networks cannot be compared.
+        ssim_reflected: SSIM over all pixels of mirrored pictures, as torchmetrics has it.
         num_views: views measured.
         failures: views of the split that are not in the means.
         mask_iou: of the first branch's masks on the training photos, over all pixels of all
@@ -93,6 +96,8 @@ class Evaluation:
     seconds: float | None
     evaluation_seconds: float
     per_image: tuple[ViewMetrics, ...]
+    lpips_name: str = NAMES["alex"]
+    ssim_reflected: float | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,24 @@ class MaskQuality:
     reason: str = ""
 
 
-def evaluate(views: RunViews, split: Split, messages: Messages) -> Evaluation | None:
+@dataclass(frozen=True)
+class PerceptualSettings:
+    """Which LPIPS, and where its weights lie."""
+
+    network: Network = "alex"
+    """Network of LPIPS: alex as nerfbaselines and gsplat report it, vgg as the 3DGS code does."""
+
+    folder: Path | None = None
+    """Folder of its two files of weights; None is $TWINSPLAT_WEIGHTS, ~/.cache/twinsplat/weights
+    and the folder of torch hub."""
+
+
+def evaluate(
+    views: RunViews,
+    split: Split,
+    messages: Messages,
+    perceptual: PerceptualSettings | None = None,
+) -> Evaluation | None:
     """Measure every view of a split; None, with a warning, where the split is empty.
 
     A view that cannot be measured is reported and left out of the means.
@@ -116,15 +138,19 @@ def evaluate(views: RunViews, split: Split, messages: Messages) -> Evaluation | 
     if not ids:
         messages.warn(f"the {split} split is empty ({views.capture.split_rule}); no metrics")
         return None
+    perceptual = perceptual or PerceptualSettings()
+    reason = why_not(perceptual.network, perceptual.folder)
+    cpu = torch.device("cpu")  # where pictures are compared
+    lpips = None if reason else load_lpips(perceptual.network, perceptual.folder, cpu)
     measured: list[ViewMetrics] = []
     failures: list[Failure] = []
     for view_id in ids:
         try:
-            measured.append(_measure(views, view_id))
-        except ValueError as reason:
+            measured.append(_measure(views, view_id, lpips))
+        except ValueError as failure:
             name = views.capture.views[view_id].name
-            failures.append(Failure(name, one_line(str(reason))))
-            messages.warn(f"view '{name}' not measured: {reason}")
+            failures.append(Failure(name, one_line(str(failure))))
+            messages.warn(f"view '{name}' not measured: {failure}")
     if not measured:
         raise UserError(
             f"none of {len(ids)} {split} views could be measured; first: {failures[0].name}: "
@@ -132,13 +158,13 @@ def evaluate(views: RunViews, split: Split, messages: Messages) -> Evaluation | 
         )
     quality = mask_quality(views)
     return Evaluation(
-        protocol=_protocol(views, ids),
+        protocol=_protocol(views, ids, perceptual.network if lpips else None),
         split=split,
         step=views.run.step,
         psnr=float(np.mean([m.psnr for m in measured])),
         ssim=float(np.mean([m.ssim for m in measured])),
-        lpips=None,
-        lpips_reason=NO_LPIPS,
+        lpips=float(np.mean([m.lpips for m in measured if m.lpips is not None])) if lpips else None,
+        lpips_reason=reason,
         num_gaussians=len(views.gaussians),
         num_views=len(measured),
         failures=tuple(failures),
@@ -147,6 +173,10 @@ def evaluate(views: RunViews, split: Split, messages: Messages) -> Evaluation | 
         seconds=_training_seconds(views.run.model_path),
         evaluation_seconds=time.perf_counter() - began,
         per_image=tuple(measured),
+        lpips_name=NAMES[perceptual.network],
+        ssim_reflected=float(
+            np.mean([m.ssim_reflected for m in measured if m.ssim_reflected is not None])
+        ),
     )
 
 
@@ -200,7 +230,7 @@ def mask_quality(views: RunViews) -> MaskQuality:
     return MaskQuality(total.iou)
 
 
-def _measure(views: RunViews, view_id: int) -> ViewMetrics:
+def _measure(views: RunViews, view_id: int, lpips: Lpips | None) -> ViewMetrics:
     view = views.capture.views[view_id]
     picture, photo = views.picture(view_id), views.capture.image(view_id)
     keep = views.capture.mask(view_id)
@@ -209,13 +239,20 @@ def _measure(views: RunViews, view_id: int) -> ViewMetrics:
         picture, photo = picture.masked_fill(hidden, 0), photo.masked_fill(hidden, 0)
     width, height = view.camera.size
     return ViewMetrics(
-        view.name, view.stem, width, height, psnr(picture, photo), ssim(picture, photo)
+        view.name,
+        view.stem,
+        width,
+        height,
+        psnr(picture, photo),
+        ssim(picture, photo),
+        lpips(picture, photo) if lpips else None,
+        ssim(picture, photo, "reflect"),
     )
 
 
-def _protocol(views: RunViews, ids: tuple[int, ...]) -> Protocol:
+def _protocol(views: RunViews, ids: tuple[int, ...], network: Network | None) -> Protocol:
     return Protocol(
-        name="nerfbaselines default, without LPIPS",
+        name=f"nerfbaselines default, {f'with {NAMES[network]}' if network else 'without LPIPS'}",
         quantisation="both as 8-bit sRGB, fractions of a level cut off",
         ssim_window=f"{WINDOW}x{WINDOW} gaussian, sigma {WINDOW_SIGMA}, valid region",
         averaging="each image alone, then the mean over images",

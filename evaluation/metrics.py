@@ -4,6 +4,7 @@ Pictures are compared as 8-bit sRGB, each picture alone; means over pictures are
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -17,6 +18,8 @@ SMALLEST_VARIANCE = float(torch.finfo(torch.float32).eps) ** 2
 SMALLEST_ERROR = 1e-10  # equal pictures have 100 dB, so that a mean over pictures stays finite
 DISTRACTOR_BELOW = 0.5  # of trust
 
+Border = Literal["valid", "reflect"]
+
 
 def quantise(color: Float[Tensor, "*batch H W 3"]) -> UInt8[Tensor, "*batch H W 3"]:
     """Colours in [0, 1] as 8-bit sRGB; fractions of a level are cut off, as nerfbaselines does."""
@@ -29,10 +32,16 @@ def psnr(picture: UInt8[Tensor, "H W 3"], photo: UInt8[Tensor, "H W 3"]) -> floa
     return float(-10 * error.log10())
 
 
-def ssim(picture: UInt8[Tensor, "H W 3"], photo: UInt8[Tensor, "H W 3"]) -> float:
-    """Structural similarity: mean over the channels and over the pixels whose window fits.
+def ssim(
+    picture: UInt8[Tensor, "H W 3"], photo: UInt8[Tensor, "H W 3"], border: Border = "valid"
+) -> float:
+    """Structural similarity, mean over the channels and over pixels.
 
     Variances are held above eps^2 of float32 and the covariance below their geometric mean.
+
+    Args:
+        border: valid counts the pixels whose window fits, as nerfbaselines does; reflect counts
+            all pixels of a picture that is mirrored beyond its sides, as torchmetrics 1.9 does.
 
     Raises:
         ValueError: the picture is smaller than the window.
@@ -41,6 +50,8 @@ def ssim(picture: UInt8[Tensor, "H W 3"], photo: UInt8[Tensor, "H W 3"]) -> floa
     if min(height, width) < WINDOW:
         raise ValueError(f"SSIM needs {WINDOW}x{WINDOW} pixels, the picture has {width}x{height}")
     a, b = _unit(picture).movedim(-1, 0), _unit(photo).movedim(-1, 0)
+    if border == "reflect":
+        a, b = (functional.pad(planes, [WINDOW // 2] * 4, mode="reflect") for planes in (a, b))
     mean_a, mean_b = _blur(a), _blur(b)
     variance_a = (_blur(a * a) - mean_a**2).clamp_min(SMALLEST_VARIANCE)
     variance_b = (_blur(b * b) - mean_b**2).clamp_min(SMALLEST_VARIANCE)

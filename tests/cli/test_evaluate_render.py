@@ -21,9 +21,11 @@ from arguments.messages import ExitCode, Messages, UserError
 from evaluation import report
 from evaluation.evaluate import Evaluation, read_metrics
 from evaluation.evaluate import evaluate as measure
+from evaluation.lpips import BACKBONES, HEADS
 from evaluation.metrics import psnr, ssim
 from evaluation.run_views import RunRequest, open_masker, open_views
 from scene.capture import load_capture
+from tests.perceptual_weights import backbone, heads
 from training.run import capture_settings, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -213,6 +215,26 @@ def test_required_lpips_ends_with_4_after_the_rest_is_written(single: Path, tmp_
         evaluate.main(["-m", str(out), "--quiet", "--require_lpips"])
     assert refusal.value.code == ExitCode.ENVIRONMENT
     assert read_metrics(out).psnr > 0
+
+
+def test_lpips_is_measured_with_the_user_s_weights_and_named(
+    single: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for table, state in ((BACKBONES, backbone("vgg")), (HEADS, heads("vgg"))):
+        release = replace(table["vgg"], digest="")  # random files have not the official digest
+        monkeypatch.setitem(table, "vgg", release)
+        torch.save(state, tmp_path / release.name)
+    out = Path(shutil.copytree(single, tmp_path / "run"))
+    result = measured(out, "--lpips", "vgg", "--lpips_weights", str(tmp_path), "--require_lpips")
+    assert result.lpips == pytest.approx(np.mean([view.lpips for view in result.per_image]))
+    assert result.lpips is not None
+    assert result.lpips > 0
+    assert result.lpips_name == "LPIPS (VGG-16)"
+    assert "LPIPS (VGG-16)" in result.protocol.name
+    assert f"LPIPS (VGG-16) {result.lpips:.4f}" in capsys.readouterr().out
 
 
 def test_an_empty_split_is_a_warning_without_metrics(

@@ -114,3 +114,30 @@ def test_overlaps_of_photos_add_up_pixel_by_pixel() -> None:
     right, nothing = torch.tensor([[0.0, 1.0]]), torch.ones(1, 2)
     moving = torch.tensor([[True, False]])
     assert (mask_overlap(right, moving) + mask_overlap(nothing, moving)).iou == 0.5
+
+
+def reflected_slow_ssim(first: np.ndarray, second: np.ndarray) -> float:
+    """As torchmetrics 1.9: mirrored without repeating the outermost pixels, then every pixel."""
+    wide = [np.pad(p, ((5, 5), (5, 5), (0, 0)), mode="reflect") for p in (first, second)]
+    return slow_ssim(*wide)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_reflected_ssim_counts_every_pixel_of_the_mirrored_picture(seed: int) -> None:
+    clean, noisy = pictures(seed)
+    expected = reflected_slow_ssim(clean.numpy(), noisy.numpy())
+    assert ssim(clean, noisy, "reflect") == pytest.approx(expected, abs=1e-12)
+    assert ssim(clean, noisy, "reflect") != pytest.approx(ssim(clean, noisy), abs=1e-6)
+
+
+def test_psnr_and_reflected_ssim_equal_torchmetrics() -> None:
+    try:
+        from torchmetrics.functional import image as oracle
+    except (ImportError, RuntimeError) as failure:  # a torchvision of another build: RuntimeError
+        pytest.skip(f"torchmetrics cannot be imported: {failure}")
+    clean, noisy = pictures(0, 40, 60)
+    planes = [(p.double() / 255).permute(2, 0, 1)[None] for p in (noisy, clean)]
+    expected = oracle.peak_signal_noise_ratio(*planes, data_range=1.0).item()
+    assert psnr(noisy, clean) == pytest.approx(expected, abs=1e-4)
+    expected = oracle.structural_similarity_index_measure(*planes, data_range=1.0).item()
+    assert ssim(noisy, clean, "reflect") == pytest.approx(expected, abs=1e-6)
