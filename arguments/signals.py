@@ -53,7 +53,7 @@ def stopping_at_once() -> Iterator[None]:
     def stop(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
         name = signal.Signals(number)
-        raise Stopped(f"stopped by {name.name}; nothing was saved", STOP_SIGNALS[name])
+        raise Stopped(f"stopped by {name.name} before it was done", STOP_SIGNALS[name])
 
     before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
     try:

@@ -18,6 +18,8 @@ FEWEST_POINTS = 100
 # Random points lie between these shares of the scene's scale in front of a camera.
 NEAREST_DEPTH, FARTHEST_DEPTH = 0.3, 3.0
 INRIA_MARGIN = 1.1
+# Beyond this many extents from the origin a rounding error is a tenth of a pixel or more.
+FARTHEST_ORIGIN = 1700.0
 RANDOM_SEED = 0
 
 
@@ -55,7 +57,13 @@ def scale_of_scene(
         messages.warn("1 view: geometry is not determined")
     distances = np.linalg.norm(centers - centers.mean(axis=0), axis=1)
     extent = float(distances.max())
-    if extent > 1e-6 * (1 + float(np.abs(centers).max())):
+    farthest = float(np.abs(centers).max())
+    if extent > 1e-6 * (1 + farthest):
+        if farthest > FARTHEST_ORIGIN * extent:
+            messages.warn(
+                f"the cameras are {farthest / extent:.2g} times their extent away from the origin; "
+                "numbers of 32 bits lose digits there, move the model to the origin"
+            )
         return INRIA_MARGIN * extent
     if len(centers) > 1:
         messages.warn(f"{len(centers)} cameras at one place: geometry is not determined")

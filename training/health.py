@@ -108,8 +108,9 @@ def write_replay(model_path: Path, state: TrainState, replay: Replay) -> Path:
 class Health:
     """Looks at a run after every step, or where a GPU should not be waited for, now and then."""
 
-    def __init__(self, state: TrainState, messages: Messages) -> None:
+    def __init__(self, state: TrainState, max_gaussians: int, messages: Messages) -> None:
         self._state, self._messages = state, messages
+        self._max_gaussians = max_gaussians
         self._said: set[str] = set()
         self._growth_since = state.step
         self._growth = state.trained[0].growth
@@ -144,6 +145,12 @@ class Health:
                 f"only {count} Gaussians are left and no more are pruned; look at the scene's "
                 "scale, the share of masked pixels and outlying cameras",
             )
+        if count >= self._max_gaussians:
+            self._say_once(
+                "cap",
+                f"step {self._state.step}: {count} Gaussians, as many as may be (--max_gaussians); "
+                "from here on those with the largest gradients grow where others are pruned",
+            )
         self._look_for_idle()
         memory = host_memory()
         if memory.free < LEAST_FREE_SHARE * memory.total:
@@ -168,6 +175,11 @@ class Health:
                 f"step {self._state.step}: {idle:.0%} of the visible Gaussians have had no "
                 f"gradient for {IDLE_STEPS} steps; opacities may have been reset too low",
             )
+
+    def _say_once(self, key: str, text: str) -> None:
+        if key not in self._said:
+            self._said.add(key)
+            self._messages.note(text)
 
     def _warn_once(self, key: str, text: str) -> None:
         if key not in self._said:

@@ -110,7 +110,7 @@ class Run:
         """
         state, context = self.parts.state, slowed(self.parts.context, self.record.rollbacks)
         stepper = choose_stepper(state, self.views, context, self.messages)
-        health = Health(state, self.messages)
+        health = Health(state, self.record.max_gaussians, self.messages)
         while state.step < last:
             began, first = time.perf_counter(), state.step
             try:

@@ -30,6 +30,7 @@ from arguments.config import ModelConfig, TrainConfig
 from arguments.messages import MAX_LINE, Messages, UserError, one_line
 from arguments.serialization import to_json
 from masks.candidates import CandidateFile, read_candidates, write_candidates
+from masks.imported import DAMAGE, read_segments
 from masks.static_evidence import SegmentVerdicts
 from scene import colmap_text
 from scene.colmap import read_model
@@ -165,10 +166,11 @@ def file_targets(root: Path) -> list[Target]:
     write_tensors(tensors, {"a": torch.ones(3, 2), "b": torch.ones(5, dtype=torch.int64)})
     manifest, _ = save_state(root)
     candidates = root / "x.npz"
-    ones = np.ones(2)
+    byte, whole, part = (np.ones(2, kind) for kind in (np.uint8, np.int32, np.float32))
     verdicts = SegmentVerdicts(
-        *(ones.astype(kind) for kind in (np.uint8, np.int32, np.int32, np.float32, np.float32)),
-        ones.astype(np.uint8),
+        **dict.fromkeys(("layer", "verdict"), byte),
+        **dict.fromkeys(("label", "area"), whole),
+        **dict.fromkeys(("found", "expected", "agreeing", "comparable"), part),
     )
     write_candidates(candidates, CandidateFile(np.ones((1, 6, 8), np.int32), verdicts, "abc"))
     run = root / "run"
@@ -216,9 +218,37 @@ def split_targets(root: Path) -> list[Target]:
     ]
 
 
+def segment_targets(root: Path) -> list[Target]:
+    """Segments that other tools made."""
+    folder = root / "segments"
+    folder.mkdir()
+    labels = np.zeros((24, 32), np.uint8)
+    labels[4:9, 5:20] = 3
+    Image.fromarray(labels).save(folder / "a.png")
+    np.savez_compressed(folder / "b.npz", labels=labels)
+    code = {"size": [24, 32], "counts": [100, 20, 648]}
+    images = [{"id": 4, "file_name": "c.jpg"}]
+    content = {"images": images, "annotations": [{"image_id": 4, "segmentation": code}]}
+    (folder / "c.json").write_text(json.dumps(content))
+
+    def reader(name: str) -> Callable[[], object]:
+        def read() -> object:
+            try:
+                return read_segments(folder / name, f"{name[0]}.jpg")
+            except DAMAGE as damage:  # as the importer does
+                raise UserError(f"segments cannot be used: {damage}") from damage
+
+        return read
+
+    return [
+        Target(f"segments .{name[2:]}", folder / name, reader(name), name.endswith("json"))
+        for name in ("a.png", "b.npz", "c.json")
+    ]
+
+
 WORDS = (
     *(b"-1", b"0", b"1e999", b"nan", b"-inf", b"99999999999999999999", b"0x10", b"1_0", b"", b"\0"),
-    *(b"null", b"true", b"{}", b"[]", b"[[[[[[[[", b'"', b"../../etc/passwd", b"\xff\xfe", b"\r\n"),
+    *(b"null", b"true", b"{}", b"[]", b"[" * 3000, b'"', b"../../etc/passwd", b"\xff\xfe", b"\r\n"),
     *(b"\xd9\xa3", b"A" * 5000, b"1" * 5000),
 )
 INTEGERS = (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**33, 2**40, 2**63 - 1, 2**63, 2**64 - 1, 10**9)
@@ -299,7 +329,12 @@ def _from_status(name: str) -> int:
 
 def all_targets(root: Path) -> list[Target]:
     """Everything that the project reads from files of others."""
-    return [*colmap_targets(root), *image_targets(root), *file_targets(root)]
+    return [
+        *colmap_targets(root),
+        *image_targets(root),
+        *file_targets(root),
+        *segment_targets(root),
+    ]
 
 
 def fuzz(

@@ -285,6 +285,17 @@ def _(stage: Stage) -> Outcome:
     return ended
 
 
+@case("E8", "a scene far from its origin", r"lose digits there, move the model", 0)
+def _(stage: Stage) -> Outcome:
+    rows = make_rows()
+    for point in rows.points:
+        point.xyz[1] += 1e5
+    for image in rows.images:  # rotations are about the second axis, so it stays what it is
+        image.translation[1] -= 1e5
+    write_binary(rows, stage.scene / "sparse" / "0")
+    return stage.train()
+
+
 @case("E9", "photos of 2x1 to 17x33", r"done in", 0)
 def _(stage: Stage) -> Outcome:
     rows = make_rows()
@@ -403,7 +414,7 @@ for name, number, code in (
 case("G5", "SIGHUP", STOPPED, 129, "checkpoint of that step")(_stopped_by(signal.SIGHUP, 129))
 
 
-@case("G4", "SIGTERM before the first step", r"stopped by SIGTERM; nothing", 143, "run.json")
+@case("G4", "SIGTERM before the first step", r"stopped by SIGTERM before", 143, "run.json")
 def _(stage: Stage) -> Outcome:
     send = signalled(signal.SIGTERM, "run.json")(stage.out)
     ended = stage.train("--iterations", FOREVER, meanwhile=send)

@@ -180,10 +180,19 @@ def test_few_gaussians_are_said_once(make: Callable[..., Run]) -> None:
     assert len(said) == 1
 
 
+def test_full_set_is_said_once(make: Callable[..., Run]) -> None:
+    state, messages = make("--method", "single").parts.state, Messages(quiet=True)
+    health = Health(state, len(state.result), messages)
+    health.at_report()
+    health.at_report()
+    assert len(messages.notes) == 1
+    assert "as many as may be" in messages.notes[0]
+
+
 def test_idle_gaussians_are_said(make: Callable[..., Run]) -> None:
     run = make("--method", "single")
     state, messages = run.parts.state, Messages(quiet=True)
-    health = Health(state, messages)
+    health = Health(state, 10**6, messages)
     growth = state.trained[0].growth
     growth.count += 1
     growth.grad_sum[: int(0.4 * len(growth.count))] = 1e-9
