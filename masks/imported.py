@@ -29,6 +29,8 @@ LARGEST_FILE = 1 << 30  # bytes in memory
 SUSPICIOUS_SHARE = 0.9
 MOST_LABELS = 0xFFFF
 SUFFIXES = (".png", ".npz", ".json")
+# RuntimeError: nested too deeply, or an archive that claims another compression; AttributeError: a
+# member that is no array.
 DAMAGE = (
     OSError,
     SyntaxError,
@@ -36,6 +38,8 @@ DAMAGE = (
     KeyError,
     TypeError,
     EOFError,
+    AttributeError,
+    RuntimeError,
     zlib.error,
     zipfile.BadZipFile,
 )
