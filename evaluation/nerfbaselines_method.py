@@ -139,7 +139,7 @@ class TwinSplat(nerfbaselines.Method):  # type: ignore[misc]  # nerfbaselines ha
             checkpoint.restore(found, parts.state)
         stepper = choose_stepper(parts.state, views, parts.context, messages)
         seconds = found.manifest.seconds if found is not None else 0.0
-        health = Health(parts.state, messages)
+        health = Health(parts.state, parts.max_gaussians, messages)
         self._training = _Training(stepper, parts.state, health, capture.digest, seconds)
 
     @classmethod
