@@ -94,7 +94,8 @@ fi
 before=$("$py" -W ignore -c 'import torch; print(torch.__version__)')
 groups=()
 if [ "$level" = dev ]; then groups=(--group dev); fi
-install -c .venv/constraints.txt ".[log]" "${groups[@]}"
+# Editable, so that programs started elsewhere, such as nerfbaselines, find the checkout.
+install -c .venv/constraints.txt -e ".[log]" "${groups[@]}"
 PYTHONWARNINGS=ignore "$py" -m pip install -q --no-build-isolation --no-deps \
   -e submodules/simple-knn -e submodules/diff-gaussian-rasterization
 after=$("$py" -W ignore -c 'import torch; print(torch.__version__)')

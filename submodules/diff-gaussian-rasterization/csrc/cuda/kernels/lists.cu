@@ -163,8 +163,8 @@ struct Emitter {
 };
 
 // One thread a splat; splats with many tiles are shared by the warp afterwards. A warp takes four
-// runs of eight ranks from far apart: the nearest splats are large, and together they would keep one
-// warp busy long after the others.
+// runs of eight ranks from far apart: the nearest splats are large, and together they would keep
+// one warp busy long after the others.
 __global__ void __launch_bounds__(kThreads)
     emit_kernel(const BlendInputs in, const Splats splats, const ListScratch scratch,
                 const int32_t* order) {
@@ -350,8 +350,8 @@ void make_lists(const BlendInputs& in, const Splats& splats, const BlendState& s
                 cudaStream_t stream) {
   const int rows = in.rows();
   size_t bytes = scratch.temporary_bytes;
-  // Starts and ends lie side by side.
-  cudaMemsetAsync(state.tile_ends, 0, (char*)state.walked - (char*)state.tile_ends, stream);
+  cudaMemsetAsync(state.tile_starts, 0, sizeof(int32_t) * in.all_tiles(), stream);
+  cudaMemsetAsync(state.tile_ends, 0, sizeof(int32_t) * in.all_tiles(), stream);
   cub::DoubleBuffer<uint32_t> tile_keys(scratch.tile_keys, scratch.tile_keys + in.capacity);
   cub::DoubleBuffer<int32_t> emitted(scratch.emitted, scratch.emitted + in.capacity);
   if (rows) {
