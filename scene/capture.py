@@ -15,11 +15,12 @@ from jaxtyping import Float, Float32, Int32, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from arguments.messages import Messages, UserError
+from arguments.messages import ExitCode, Messages, UserError
 from scene.cameras import Camera
 from scene.capture_settings import CaptureSettings
 from scene.colmap import read_model
 from scene.colmap_records import ColmapImage, ColmapModel
+from scene.host_memory import host_memory
 from scene.initial_points import PointRays, scale_of_scene, start_points
 from scene.model_folder import find_model
 from scene.photo_files import PhotoFiles, check_missing, find_photos, list_photos
@@ -114,6 +115,7 @@ def load_capture(settings: CaptureSettings, messages: Messages) -> Capture:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         found = _find(settings, messages)
         plan, masks = found.plan, found.masks
+        _check_memory(plan, masks is not None or settings.alpha == "mask")
         pixels = load_pixels(plan.views, masks, settings, messages)
     plan = _without_undecodable(plan, pixels, settings, messages)
     if masks is not None:
@@ -126,6 +128,22 @@ def load_capture(settings: CaptureSettings, messages: Messages) -> Capture:
         images=tuple(torch.from_numpy(one.rgb) for one in loaded),
         keeps=tuple(_keep(one) for one in loaded),
     )
+
+
+def _check_memory(plan: Plan, has_masks: bool) -> None:
+    """Refuse photos that cannot be held, before the system ends the process for them.
+
+    Raises:
+        UserError: they take more than the memory that is free.
+    """
+    pixels = sum(view.width * view.height for view in plan.views)
+    needed, free = pixels * (3 + has_masks), host_memory().free
+    if needed > free:
+        raise UserError(
+            f"{len(plan.views)} photos take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB of memory "
+            "are free; give smaller ones with -r",
+            ExitCode.MEMORY,
+        )
 
 
 def survey_capture(settings: CaptureSettings, messages: Messages) -> Capture:

@@ -13,10 +13,10 @@ from arguments.failures import is_out_of_memory
 from arguments.messages import ExitCode, Messages, UserError
 from arguments.serialization import to_json
 from scene.atomic import write_atomic
+from scene.host_memory import host_memory
 from scene.tensor_file import write_tensors
 from training.densification import FEWEST_GAUSSIANS
 from training.losses import NonFiniteError
-from training.memory import host_memory
 from training.state import TrainState
 from training.step import StepStats
 

@@ -9,8 +9,9 @@ from arguments.config import TrainConfig
 from arguments.messages import Messages
 from masks.proposals import CandidateFolder
 from scene.capture import Capture, CaptureSettings, survey_capture
+from scene.host_memory import host_memory
 from training.branches import RenderSettings
-from training.memory import free_bytes, gaussian_bytes, host_memory
+from training.memory import free_bytes, gaussian_bytes
 from training.setup import Parts, masks_of, num_branches
 from training.step import StepNumbers
 

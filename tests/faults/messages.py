@@ -65,6 +65,7 @@ def plain(text: str, root: Path) -> str:
     for pattern, shown in (
         (r"pid \d+", "pid 4711"),
         (r"\d+ MB free", "N MB free"),
+        (r"[\d.]+ GB of memory", "N GB of memory"),
         (r"done in \d+ s: \d+ Gaussians", "done in N s: N Gaussians"),
         (r"step_\d{6}[.\w]*\.tmp", "step_N.tmp"),
         (r"(stopped at step|resuming from step|after step) \d+", r"\1 N"),

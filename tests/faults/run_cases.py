@@ -321,6 +321,11 @@ def _(stage: Stage) -> Outcome:
     return ended
 
 
+@case("F4", "photos that do not fit into memory", r"12 photos take [\d.]+ GB, .* are free", 5, "")
+def _(stage: Stage) -> Outcome:
+    return stage.train("-r", "60000")
+
+
 @case("F5", "a GPU is asked for and there is none", r"--device cuda", 4, "run.json")
 def _(stage: Stage) -> Outcome:
     ended = stage.train("--device", "cuda", environment={"CUDA_VISIBLE_DEVICES": ""})

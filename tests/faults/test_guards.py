@@ -97,6 +97,20 @@ def test_nothing_can_run_code_from_a_file(module: Module) -> None:
     assert found == []
 
 
+NETWORK = {"urllib.request", "requests", "httpx", "http.client", "socket", "ftplib", "aiohttp"}
+
+
+@EACH
+def test_nothing_needs_a_network(module: Module) -> None:
+    found = []
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name in NETWORK]
+        if isinstance(node, ast.ImportFrom) and node.module in NETWORK:
+            found.append(node.module)
+    assert found == []
+
+
 @EACH
 def test_photos_are_opened_with_a_list_of_formats(module: Module) -> None:
     found = [

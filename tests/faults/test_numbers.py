@@ -10,11 +10,11 @@ import torch
 
 from arguments.cli import parse_train
 from arguments.messages import ExitCode, Messages, UserError
+from scene.host_memory import Memory
 from scene.tensor_file import read_tensors
 from training.densification import FEWEST_GAUSSIANS
 from training.health import IDLE_STEPS, Health
 from training.loop import Run
-from training.memory import Memory
 from training.recovery import RATE_SHARE, slowed
 from training.run import prepare
 from training.run_folder import RunRecord
