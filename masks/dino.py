@@ -107,6 +107,7 @@ class DinoV2(nn.Module):
         self.patch_embed = PatchEmbedding()
         self.blocks = nn.ModuleList(Block() for _ in range(BLOCKS))
         self.norm = nn.LayerNorm(WIDTH, eps=1e-6)
+        self._stretched: dict[tuple[int, int, torch.device], Tensor] = {}
 
     def forward(self, image: Float[Tensor, "C 3 H W"]) -> Float[Tensor, "C h w 384"]:
         """Normalised tokens of the patches of normalised images, sides multiples of 14."""
@@ -121,13 +122,19 @@ class DinoV2(nn.Module):
         return self.norm(tokens)[:, 1 + REGISTERS :].reshape(-1, height, width, WIDTH)
 
     def _positions(self, height: int, width: int) -> Float[Tensor, "1 P 384"]:
-        """The learned positions, stretched to another grid."""
+        """The learned positions, stretched to another grid, once for each."""
+        key = (height, width, self.pos_embed.device)
+        if key in self._stretched:
+            return self._stretched[key]
         learned = self.pos_embed[:, 1:].reshape(1, GRID, GRID, WIDTH).permute(0, 3, 1, 2)
         if (height, width) != (GRID, GRID):
             learned = F.interpolate(
                 learned, (height, width), mode="bicubic", antialias=True, align_corners=False
             )
-        return learned.flatten(2).transpose(1, 2)
+        positions = learned.flatten(2).transpose(1, 2)
+        if not positions.requires_grad:  # weights that no longer change
+            self._stretched[key] = positions
+        return positions
 
 
 def whole_patches(side: int) -> int:

@@ -14,10 +14,11 @@ from jaxtyping import Float, Float16, Float32
 from torch import Tensor
 
 from masks.dino import PATCH, RELEASE, DinoV2, whole_patches
-from masks.features import PHOTO_MEAN, PHOTO_STD
+from masks.features import PHOTO_MEAN, PHOTO_STD, FeatureExtractor, PatchFilterBank
 from masks.weights import fill, find_weights, read_weights, require_weights, weight_folders
 
 DinoKind = Literal["embedding", "tokens"]
+FeatureKind = Literal["filters", "embedding", "tokens"]
 
 LONGEST_SIDE = 504  # pixels, 36 tokens; larger images cost with the square of their tokens
 
@@ -28,12 +29,13 @@ class DinoFeatures:
     def __init__(self, network: DinoV2, kind: DinoKind) -> None:
         self._network = network
         self._kind = kind
+        device = network.pos_embed.device  # constants made in a step would make a GPU wait
+        self._mean, self._std = (torch.tensor(v, device=device) for v in (PHOTO_MEAN, PHOTO_STD))
 
     @torch.no_grad()
     def __call__(self, image: Float32[Tensor, "C H W 3"]) -> Float32[Tensor, "C h w F"]:
         """Features of sRGB images in [0, 1], stretched to whole patches."""
-        mean, std = (image.new_tensor(values) for values in (PHOTO_MEAN, PHOTO_STD))
-        planes = ((image - mean) / std).permute(0, 3, 1, 2)
+        planes = ((image - self._mean) / self._std).permute(0, 3, 1, 2)
         height, width = image.shape[1:3]
         if self._kind == "embedding":  # as the paper's release has it
             size = (whole_patches(height), whole_patches(width))
@@ -65,6 +67,17 @@ def load_dino(checkpoint: Path | None, kind: DinoKind, device: torch.device) -> 
     network = DinoV2()
     fill(network, read_weights(require_weights(RELEASE, checkpoint), RELEASE), RELEASE)
     return DinoFeatures(network.to(device), kind)
+
+
+def make_extractor(
+    kind: FeatureKind, checkpoint: Path | None, device: torch.device
+) -> FeatureExtractor:
+    """The extractor by name; filters need no weights.
+
+    Raises:
+        UserError: the weights that DINOv2 needs are missing, damaged or of another model.
+    """
+    return PatchFilterBank() if kind == "filters" else load_dino(checkpoint, kind, device)
 
 
 def dino_hint() -> str:

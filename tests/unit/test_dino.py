@@ -14,10 +14,17 @@ from masks.dino_features import (
     PhotoFeatures,
     dino_hint,
     load_dino,
+    make_extractor,
     residual_from,
     token_size,
 )
-from masks.features import PHOTO_MEAN, PHOTO_STD, FeatureExtractor, feature_residual
+from masks.features import (
+    PHOTO_MEAN,
+    PHOTO_STD,
+    FeatureExtractor,
+    PatchFilterBank,
+    feature_residual,
+)
 from tests.random_weights import fill_randomly
 
 
@@ -104,6 +111,19 @@ def test_it_serves_as_a_feature_extractor(network: DinoV2, kind: str) -> None:
     assert residual[:, :10, :10].mean() > 2 * residual[:, 35:, 45:].mean()
 
 
+def test_filters_are_taken_where_nothing_else_is_asked_for() -> None:
+    extractor = make_extractor("filters", None, torch.device("cpu"))
+    assert isinstance(extractor, PatchFilterBank)
+
+
+def test_positions_are_stretched_once_for_each_grid(network: DinoV2) -> None:
+    image = torch.randn(1, 3, 42, 56, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        first, again = network(image), network(image)
+    assert torch.equal(first, again)
+    assert sum(key[:2] == (3, 4) for key in network._stretched) == 1
+
+
 def test_large_images_are_reduced_before_the_network_sees_them() -> None:
     assert token_size(45, 60) == (42, 56)
     assert token_size(1000, 2000) == (252, 504)
@@ -130,7 +150,7 @@ def test_features_of_a_photo_are_made_once(network: DinoV2) -> None:
 def test_official_weights_load_and_missing_ones_are_named(
     checkpoint: Path, network: DinoV2, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    extractor = load_dino(checkpoint, "embedding", torch.device("cpu"))
+    extractor = make_extractor("embedding", checkpoint, torch.device("cpu"))
     expected = DinoFeatures(network, "embedding")(picture())
     assert torch.equal(extractor(picture()), expected)
     monkeypatch.setenv("TWINSPLAT_WEIGHTS", str(checkpoint.parent))
