@@ -27,8 +27,11 @@ from masks.sam import (
 )
 from masks.sam_generator import (
     GridSettings,
+    Window,
     find_masks,
+    is_cut_off,
     point_grid,
+    stability,
     windows,
     without_small_regions,
 )
@@ -156,6 +159,37 @@ def test_masks_of_crops_lie_where_the_crop_lies_and_are_not_cut_off_by_it(
     assert torch.equal(found.boxes, boxes_of(torch.from_numpy(found.masks)).float())
     for window in windows(120, 180, grid)[1:]:
         assert window.size == (80, 110)  # halves that overlap by 40
+
+
+def test_masks_that_end_at_a_crop_s_inner_side_are_cut_off() -> None:
+    window = Window(left=100, top=0, right=300, bottom=200, layer=1)  # of a photo of 400 x 200
+    boxes = torch.tensor(
+        [
+            [50, 50, 120, 120],  # well inside
+            [19, 50, 120, 120],  # close to the left side of the crop
+            [50, 50, 185, 120],  # close to its right side
+            [50, 0, 120, 199],  # its upper and lower sides are those of the photo
+        ]
+    )
+    assert is_cut_off(boxes, window, 200, 400).tolist() == [False, True, True, False]
+    assert not is_cut_off(boxes, Window(0, 0, 400, 200, 0), 200, 400).any()
+
+
+def test_stability_is_the_iou_of_a_mask_with_itself_at_two_thresholds() -> None:
+    logits = torch.tensor([[[-3.0, -0.5, 0.5, 3.0]], [[-3.0, -3.0, 3.0, 3.0]], [[-3.0] * 4]])
+    assert stability(logits, 1.0).tolist() == pytest.approx([1 / 3, 1.0, 0.0])
+
+
+def test_each_layer_of_crops_covers_the_photo() -> None:
+    grid = GridSettings(crop_layers=2)
+    found = windows(150, 210, grid)
+    assert [window.layer for window in found] == [0] + [1] * 4 + [2] * 16
+    for layer in (0, 1, 2):
+        covered = np.zeros((150, 210), dtype=bool)
+        for window in (w for w in found if w.layer == layer):
+            assert 0 <= window.left < window.right <= 210
+            covered[window.top : window.bottom, window.left : window.right] = True
+        assert covered.all()
 
 
 def test_points_lie_in_the_middle_of_equal_cells() -> None:
