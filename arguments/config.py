@@ -116,7 +116,10 @@ class RunConfig:
     photos, or as many as fit in the free memory."""
 
     checkpoint_every: int | None = None
-    """Steps between checkpoints; None saves at the end only."""
+    """Steps between checkpoints; None saves by time and at the end."""
+
+    checkpoint_minutes: float = 10.0
+    """Minutes after which a checkpoint is saved, whatever else says so; 0 is never."""
 
     keep_checkpoints: int = 2
     """How many of the newest checkpoints stay."""
@@ -164,6 +167,11 @@ class RunConfig:
         ):
             if value is not None and value < 1:
                 raise UserError(f"--{name} is {value}; it must be 1 or more", ExitCode.USAGE)
+        if not self.checkpoint_minutes >= 0:
+            raise UserError(
+                f"--checkpoint_minutes is {self.checkpoint_minutes}; it must be 0 or more",
+                ExitCode.USAGE,
+            )
         if self.resume and self.overwrite:
             raise UserError(
                 "--resume and --overwrite exclude each other; choose one", ExitCode.USAGE

@@ -1,11 +1,12 @@
 """The loop: step, save, report; it decides when, functions elsewhere decide what."""
 
+import math
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -68,7 +69,11 @@ class Hooks:
 
 @dataclass
 class Run:
-    """A run in progress: what it works on and what it has to say."""
+    """A run in progress: what it works on and what it has to say.
+
+    Attributes:
+        saved_at: when a checkpoint was last written or tried, seconds of the monotonic clock.
+    """
 
     config: TrainConfig
     parts: Parts
@@ -76,6 +81,7 @@ class Run:
     record: RunRecord
     messages: Messages
     hooks: Hooks
+    saved_at: float = field(default_factory=time.monotonic, init=False)
 
     @property
     def model_path(self) -> Path:
@@ -170,7 +176,8 @@ class Run:
 
     def _save_when_due(self, bar: tqdm) -> None:
         step, run = self.parts.state.step, self.config.run
-        if self._saves_at(step):
+        waited = time.monotonic() - self.saved_at
+        if self._saves_at(step) or waited >= (60 * run.checkpoint_minutes or math.inf):
             self._save_if_possible()
         if step in run.save_iterations and step != run.iterations:
             export(self.model_path, self.parts.state.result, step)
@@ -200,6 +207,7 @@ class Run:
 
     def save(self) -> Path:
         """Write a checkpoint and the record of the run."""
+        self.saved_at = time.monotonic()
         path = checkpoint.save(
             self.model_path,
             self.parts.state,

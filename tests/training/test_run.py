@@ -137,6 +137,16 @@ def test_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
     assert newest.with_suffix(".safetensors.bad").is_file()
 
 
+@pytest.mark.parametrize(("minutes", "saved"), [("1e-9", [1, 2, 3]), ("0", [3])])
+def test_time_alone_is_a_reason_to_save(
+    minutes: str, saved: list[int], tiny_capture: Path, tmp_path: Path
+) -> None:
+    options = ("--method", "single", "--iterations", "3", "--keep_checkpoints", "9")
+    assert run(tiny_capture, tmp_path, *options, "--checkpoint_minutes", minutes) == ExitCode.OK
+    files = (tmp_path / "checkpoints").glob("step_*.safetensors")
+    assert sorted(int(file.stem.split("_")[1]) for file in files) == saved
+
+
 def test_checkpoint_without_its_manifest_does_not_exist(tiny_capture: Path, tmp_path: Path) -> None:
     run(tiny_capture, tmp_path, "--method", "single", "--iterations", "2")
     (tmp_path / "checkpoints" / "step_000002.json").unlink()
