@@ -16,6 +16,7 @@ from arguments.messages import ExitCode, UserError
 Method = Literal["dual", "ema", "single"]
 AdamRows = Literal["all", "visible"]
 ProxyLists = Literal["shared", "own"]
+MaskFeatures = Literal["filters", "embedding", "tokens"]
 MaskKind = Literal["none", "hard", "soft"]
 StrategyName = Literal["asymmetric", "default"]
 
@@ -314,6 +315,13 @@ class MaskConfig:
     mask_rule: Literal["refined", "paper"] = "refined"
     """paper: the published rules of the hard and the soft mask; refined: both also ask for a clear
     absolute difference, so that photos without distractors keep their pixels."""
+
+    features: MaskFeatures = "filters"
+    """What neighbourhoods are compared by: fixed filters, which need no download; or DINOv2
+    ViT-S/14 with registers, by its patch embedding as in the paper or by its tokens."""
+
+    dino_checkpoint: Path | None = None
+    """Official file of DINOv2's weights; None looks for it by its name (docs/masks.md)."""
 
     candidates: Path | None = None
     """Folder of distractor candidates made by `python -m masks`; None looks in the scene and the

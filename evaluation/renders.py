@@ -52,8 +52,8 @@ def write_renders(views: RunViews, split: Split, messages: Messages) -> RenderRe
     """
     folder = views.run.model_path / "renders" / split
     ids = views.ids(split)
-    masker = open_masker(views, messages) if split == "train" and ids else None
-    kinds: tuple[Kind, ...] = ("render", "gt", "mask") if masker else ("render", "gt")
+    judge = open_masker(views, messages) if split == "train" and ids else None
+    kinds: tuple[Kind, ...] = ("render", "gt", "mask") if judge else ("render", "gt")
     # Without a record the folder is unfinished, whatever is in it.
     (folder / RECORD).unlink(missing_ok=True)
     for kind in ("render", "gt", "mask"):
@@ -67,13 +67,13 @@ def write_renders(views: RunViews, split: Split, messages: Messages) -> RenderRe
             "render": views.picture(view_id).numpy(),
             "gt": views.capture.image(view_id).numpy(),
         }
-        if masker:
-            weight = views.mask(view_id, masker)
+        if judge:
+            weight = views.mask(view_id, judge)
             pictures["mask"] = (weight * 255).round().byte().numpy()
         for kind in kinds:
             _save(picture_path(views.run.model_path, split, kind, stem), pictures[kind])
     names = tuple(views.capture.views[i].name for i in ids)
-    record = RenderRecord(views.run.step, names, masker is not None)
+    record = RenderRecord(views.run.step, names, judge is not None)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / RECORD, to_json(record).encode())
     return record

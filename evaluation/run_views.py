@@ -15,7 +15,7 @@ from arguments.messages import Messages, UserError
 from evaluation.metrics import quantise
 from gaussian_renderer import render_image
 from gaussian_renderer.device import choose_device
-from masks.features import PatchFilterBank
+from masks.features import FeatureExtractor
 from masks.maskers import Comparison, Masker
 from scene.capture import Capture, load_capture
 from scene.gaussians import Gaussians
@@ -23,7 +23,7 @@ from training import checkpoint
 from training.photos import photo_sets
 from training.run import candidates_for, capture_settings
 from training.run_folder import TrainedRun, load_run
-from training.setup import BRANCH_NAMES, build_maskers, camera_batch, masks_of
+from training.setup import BRANCH_NAMES, build_maskers, camera_batch, features_of, masks_of
 
 Split = Literal["test", "train"]
 LAST = -1  # INRIA's number of the last iteration
@@ -71,18 +71,26 @@ class RunViews:
         """The same as 8-bit sRGB in host memory: what is measured is what is saved."""
         return quantise(self.color(view_id)).cpu()
 
-    def mask(self, view_id: int, masker: Masker) -> Float[Tensor, "H W"]:
-        """The masker's trust in a training photo, given what the model shows there."""
+    def mask(self, view_id: int, judge: "Judge") -> Float[Tensor, "H W"]:
+        """The trust in a training photo, given what the model shows there."""
         color = self.color(view_id)[None]
         image = self.capture.image(view_id).to(color.device)[None].float() / 255
         row = torch.tensor([self._row(view_id)], device=color.device)
-        seen = Comparison([color], image, PatchFilterBank()).of(0)
-        return masker(seen, row).weight[0].cpu()
+        seen = Comparison([color], image, judge.features).of(0)
+        return judge.masker(seen, row).weight[0].cpu()
 
     def _row(self, view_id: int) -> int:
         """Where a photo is among those of its size, by which a masker knows it."""
         ids = (photos.view_ids for photos in photo_sets(self.capture))
         return next(found.index(view_id) for found in ids if view_id in found)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A mask of a run, and what it compares pictures with photos by."""
+
+    masker: Masker
+    features: FeatureExtractor
 
 
 def open_views(request: RunRequest, messages: Messages) -> RunViews:
@@ -107,18 +115,19 @@ def open_views(request: RunRequest, messages: Messages) -> RunViews:
     return RunViews(run, capture, run.gaussians.map(lambda tensor: tensor.to(device)))
 
 
-def open_masker(views: RunViews, messages: Messages) -> Masker | None:
+def open_masker(views: RunViews, messages: Messages) -> Judge | None:
     """The first mask of the run's first branch, as learnt; None where it is no longer known.
 
     Raises:
-        UserError: its candidates or its checkpoint cannot be read.
+        UserError: its candidates, its checkpoint or the weights of its features cannot be read.
     """
     config = views.run.config
     kinds = masks_of(config)[0]
     candidates = candidates_for(config, views.capture, messages)
     masker = build_maskers(config, kinds[:1], photo_sets(views.capture), candidates)[0]
+    judge = Judge(masker, features_of(config, views.gaussians.device))
     if kinds[0] != "soft":
-        return masker
+        return judge
     path = views.run.model_path / checkpoint.FOLDER / f"step_{views.run.step:06d}.safetensors"
     if not path.is_file():
         messages.warn(f"{path} is not there, and the learnt masks with it; no masks")
@@ -127,4 +136,4 @@ def open_masker(views: RunViews, messages: Messages) -> Masker | None:
     saved = checkpoint.load(path).tensors
     learnt = {k.removeprefix(head): t for k, t in saved.items() if k.startswith(head)}
     masker.load_state(learnt)
-    return masker
+    return judge

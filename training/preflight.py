@@ -7,6 +7,7 @@ import torch
 
 from arguments.config import TrainConfig
 from arguments.messages import Messages
+from masks.dino_features import dino_hint
 from masks.proposals import CandidateFolder
 from scene.capture import Capture, CaptureSettings, survey_capture
 from scene.host_memory import host_memory
@@ -41,6 +42,9 @@ def describe_plan(config: TrainConfig, parts: Parts, messages: Messages) -> None
     schedule, state = parts.context.schedule, parts.state
     masks = "; ".join(" and ".join(kinds) for kinds in masks_of(config))
     messages.note(f"method: {config.run.method}, masks: {masks}")
+    if masks != "none":
+        chosen = config.mask.features
+        messages.note(dino_hint() if chosen == "filters" else f"features by DINOv2: {chosen}")
     messages.note(
         f"growth: {config.densification.strategy}, every {schedule.grow_every} steps in "
         f"({schedule.grow_from}, {schedule.grow_until}), at most {parts.max_gaussians} Gaussians"

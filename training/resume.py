@@ -21,6 +21,7 @@ FREE = frozenset(
         *(f"run.{name}" for name in ("start_checkpoint", "resume", "overwrite", "preflight")),
         *(f"run.{name}" for name in ("tensorboard", "accept_changed_data", "cuda_graphs")),
         "mask.candidates",
+        "mask.dino_checkpoint",
     )
 )
 # These may change, and the continuation is then another run than the uninterrupted one.

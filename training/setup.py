@@ -10,7 +10,8 @@ from arguments.config import MaskKind, TrainConfig
 from arguments.messages import Messages
 from gaussian_renderer.device import choose_device
 from masks.candidates import Candidates
-from masks.features import PatchFilterBank
+from masks.dino_features import make_extractor
+from masks.features import FeatureExtractor
 from masks.maskers import (
     CandidateSource,
     Masker,
@@ -128,11 +129,20 @@ def build(
         scene_scale=capture.scene_scale,
         agreement_weight=agreement_weight(config),
         cameras=cameras,
-        features=PatchFilterBank(),
+        features=features_of(config, device),
     )
     state = TrainState(branches)
     state.lay_out()
     return Parts(state, context, cap)
+
+
+def features_of(config: TrainConfig, device: torch.device) -> FeatureExtractor:
+    """What masks compare pictures with photos by.
+
+    Raises:
+        UserError: weights that it needs are missing, damaged or of another model.
+    """
+    return make_extractor(config.mask.features, config.mask.dino_checkpoint, device)
 
 
 def agreement_weight(config: TrainConfig) -> float:

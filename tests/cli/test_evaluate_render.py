@@ -167,14 +167,14 @@ def test_a_learnt_mask_comes_from_the_checkpoint(tiny_capture: Path, tmp_path: P
     out = trained(tiny_capture, tmp_path / "run", *soft)
     messages = Messages(quiet=True)
     views = open_views(RunRequest(out), messages)
-    masker = open_masker(views, messages)
-    assert masker is not None
-    assert masker.state()
-    drawn = int(masker.state()["rows/64x48"][0])
+    judge = open_masker(views, messages)
+    assert judge is not None
+    assert judge.masker.state()
+    drawn = int(judge.masker.state()["rows/64x48"][0])
     rendered(out, "--split", "train")
     stem = views.capture.views[views.capture.train[drawn]].stem
     saved = pixels(out / "renders" / "train" / "mask" / f"{stem}.png")
-    expected = torch.sigmoid(8 * masker.state()["logits/64x48"][0])
+    expected = torch.sigmoid(8 * judge.masker.state()["logits/64x48"][0])
     assert np.abs(saved / 255 - expected.numpy()).max() < 0.003
     shutil.rmtree(out / "checkpoints")
     rendered(out, "--split", "train")
