@@ -20,6 +20,13 @@ for argument in "$@"; do
   esac
 done
 
+# Two at a time would install over each other.
+exec 9> .venv.lock
+if ! flock -n 9; then
+  echo "setup: another one is at work in this checkout; waiting for it" >&2
+  flock 9
+fi
+
 python=${PYTHON:-python3}
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
   echo "error: $("$python" --version) is too old; install Python 3.11 or newer, or set PYTHON" >&2

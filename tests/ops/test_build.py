@@ -1,5 +1,9 @@
 """What the build finds and checks: CUDA toolkits of the right release, kernels that spill."""
 
+import fcntl
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -100,3 +104,22 @@ def test_a_report_depends_on_what_is_included_indirectly(tmp_path: Path) -> None
     other.write_text('#include "kernels/a.h"\n')
     (tmp_path / "c.h").touch()
     assert sources_of(kernel) == {kernel, header, other}
+
+
+def test_a_second_setup_waits_for_the_first(tmp_path: Path) -> None:
+    script = tmp_path / "scripts" / "setup.sh"
+    script.parent.mkdir()
+    shutil.copy(ROOT / "scripts" / "setup.sh", script)
+    environment = os.environ | {"PYTHON": "false"}  # it ends with the first question to Python
+    with (tmp_path / ".venv.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        second = subprocess.Popen(
+            ["bash", script, "--cpu"], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        with pytest.raises(subprocess.TimeoutExpired):
+            second.wait(timeout=1)
+    _, said = second.communicate(timeout=20)
+    assert said.splitlines()[0] == (
+        "setup: another one is at work in this checkout; waiting for it"
+    )
+    assert second.returncode == 4
