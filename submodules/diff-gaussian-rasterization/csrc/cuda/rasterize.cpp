@@ -204,7 +204,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> blend_cuda(
   const auto options = means2d.options(), bytes = options.dtype(at::kByte);
   Tensor splat_bytes = at::empty({splats_bytes(in)}, bytes),
          // Never empty: no keys at all would mean lists that exist.
-         depth_keys = at::empty({2 * int64_t(in.rows()) + 1}, options.dtype(at::kInt)),
+      depth_keys = at::empty({2 * int64_t(in.rows()) + 1}, options.dtype(at::kInt)),
          counts = at::empty({3}, options.dtype(at::kInt));
   const Splats splats = splats_view(in, splat_bytes.data_ptr());
   auto* const keys = reinterpret_cast<uint32_t*>(depth_keys.data_ptr<int32_t>());
