@@ -72,22 +72,8 @@ ProjectInputs project_inputs(const ProjectTensors& t, const std::vector<Camera>&
                              int64_t width, int64_t height, int64_t sh_degree, double near_plane,
                              double far_plane, double eps2d, bool antialiased) {
   ProjectInputs in{};
-  in.num_gaussians = t.num_gaussians();
-  in.num_cameras = t.num_cameras();
-  in.means = t.means.const_data_ptr<float>();
-  in.quats = data(t.quats);
-  in.scales = data(t.scales);
-  in.covariances = data(t.covariances);
-  in.opacities = t.opacities.const_data_ptr<float>();
-  in.sh0 = data(t.sh0);
-  in.shN = data(t.shN);
-  in.sh0_stride = t.sh0_stride();
-  in.shN_stride = t.shN_stride();
-  in.sh_degree = int(sh_degree);
+  set_project_inputs(in, t, width, height, sh_degree, near_plane, far_plane, eps2d, antialiased);
   in.cameras = cameras.data();
-  in.width = int(width), in.height = int(height);
-  in.near_plane = float(near_plane), in.far_plane = float(far_plane), in.eps2d = float(eps2d);
-  in.antialiased = antialiased;
   return in;
 }
 
@@ -132,58 +118,27 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> project_backw
   const ProjectTensors t =
       project_tensors(op, means, quats, scales, covariances, opacities, sh0, shN, viewmats, Ks,
                       width, height, sh_degree, near_plane, far_plane, eps2d);
-  const ProjectUpstream up = project_upstream(op, t, v_means2d, v_conics, v_depths, v_opacities2d,
-                                              v_colors, conics, colors, radii, geometry_grad);
+  ProjectUpstream up = project_upstream(op, t, v_means2d, v_conics, v_depths, v_opacities2d,
+                                        v_colors, conics, colors, radii, geometry_grad);
+  if (geometry_grad && !up.depths)
+    up.depths = zeros({t.num_cameras(), t.num_gaussians()}, means.options());
   const std::vector<Camera> cameras = cameras_of(t.viewmats, t.Ks, width, height);
   const ProjectInputs in = project_inputs(t, cameras, width, height, sh_degree, near_plane,
                                           far_plane, eps2d, antialiased);
-  const int64_t M = in.num_gaussians;
-  const auto make = [&](bool wanted, at::IntArrayRef shape) {
-    return wanted ? reused_empty(shape, means.options()) : reused_empty({0}, means.options());
-  };
-  const bool g = geometry_grad;
-  Tensor v_means = make(g, {M, 3}), v_quats = make(g && quats, {M, 4}),
-         v_scales = make(g && quats, {M, 3}), v_covariances = make(g && covariances, {M, 6}),
-         v_opacities = make(g, {M}), v_sh0 = make(bool(sh0), {M, 1, 3}),
-         v_shN = make(bool(shN), {M, t.num_rest(), 3});
+  const ProjectResults results = project_results(t, geometry_grad, [&](at::IntArrayRef shape) {
+    return reused_empty(shape, means.options());
+  });
   ProjectGradients grads;
-  grads.means2d = up.means2d.const_data_ptr<float>();
-  grads.conics = up.conics.const_data_ptr<float>();
-  const Tensor v_all_depths = up.depths ? *up.depths : zeros({in.num_cameras, M}, means.options());
-  grads.depths = v_all_depths.const_data_ptr<float>();
-  grads.opacities = up.opacities.const_data_ptr<float>();
-  grads.colors = up.colors.const_data_ptr<float>();
-  grads.projected_colors = up.projected_colors.const_data_ptr<float>();
-  grads.projected_conics = up.projected_conics.const_data_ptr<float>();
-  grads.radii = up.radii.const_data_ptr<int32_t>();
-  grads.geometry = g;
-  grads.v_means = v_means.data_ptr<float>();
-  grads.v_quats = v_quats.data_ptr<float>();
-  grads.v_scales = v_scales.data_ptr<float>();
-  grads.v_covariances = v_covariances.data_ptr<float>();
-  grads.v_opacities = v_opacities.data_ptr<float>();
-  grads.v_sh0 = sh0 ? v_sh0.data_ptr<float>() : nullptr;
-  grads.v_shN = shN ? v_shN.data_ptr<float>() : nullptr;
-  grads.num_rest = t.num_rest();
+  set_project_gradients(grads, t, up, results, geometry_grad);
   project_backward(in, grads, at::get_num_threads());
-  return {v_means, v_quats, v_scales, v_covariances, v_opacities, v_sh0, v_shN};
+  return results.all();
 }
 
 BlendInputs blend_inputs(const BlendTensors& t, size_t num_sets, int64_t width, int64_t height,
                          int64_t depth_mode) {
   BlendInputs in{};
-  in.num_gaussians = t.num_gaussians();
+  set_blend_inputs(in, t, width, height, depth_mode);
   in.num_sections = int64_t(num_sets) * t.num_cameras();
-  in.width = int(width), in.height = int(height), in.channels = int(t.channels());
-  in.depth = DepthMode(depth_mode);
-  in.means2d = t.means2d.const_data_ptr<float>();
-  in.conics = t.conics.const_data_ptr<float>();
-  in.opacities = t.opacities.const_data_ptr<float>();
-  in.colors = t.colors.const_data_ptr<float>();
-  in.colors_camera_stride = t.colors_camera_stride();
-  in.depths = t.depths.const_data_ptr<float>();
-  in.radii = t.radii.const_data_ptr<int32_t>();
-  in.backgrounds = data(t.backgrounds);
   return in;
 }
 
