@@ -12,7 +12,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
-from diff_gaussian_rasterization import adam_step_, color_residual, kth_smallest
+from diff_gaussian_rasterization import adam_step_, color_residual, kth_smallest_of_each
 from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
@@ -150,24 +150,32 @@ class TrustAll:
         """Nothing to load."""
 
 
-def quantile(values: Float[Tensor, "C H W"], share: float) -> Float[Tensor, "C 1 1"]:
-    """The value of each image that `share` of its pixels do not exceed (no interpolation)."""
-    flat = values.flatten(1)
-    rank = max(1, round(share * flat.shape[1]))
-    return kth_smallest(flat, rank)[:, None, None]
+def quantiles(
+    values: Sequence[Float[Tensor, "C H W"]], shares: Sequence[float]
+) -> Float[Tensor, "Q C 1 1"]:
+    """The value of each image that a share of its pixels do not exceed (no interpolation).
+
+    Args:
+        shares: one for each of the values, which may be there more than once.
+    """
+    flat = [value.flatten(1) for value in values]
+    ranks = [max(1, round(share * flat[0].shape[1])) for share in shares]
+    return kth_smallest_of_each(flat, ranks)[..., None, None]
 
 
 USUAL_RESIDUAL = 0.1  # blur and noise of a good rendering reach this in most photos
 CLEAR_EXCESS = 0.3  # beyond the usual: another object stands there
 
 
-def excess(residual: Float[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
+def excess(
+    residual: Float[Tensor, "C H W"], median: Float[Tensor, "C 1 1"]
+) -> Float[Tensor, "C H W"]:
     """Distrust: 0 up to the photo's usual residual, 1 where it is clearly exceeded.
 
     A photo in another light differs as a whole; its median is then what is usual, so that half of
     it stays trusted.
     """
-    usual = quantile(residual, 0.5).clamp_min(USUAL_RESIDUAL)
+    usual = median.clamp_min(USUAL_RESIDUAL)
     return ((residual - usual) / CLEAR_EXCESS).clamp(0.0, 1.0)
 
 
@@ -193,6 +201,7 @@ class Comparison:
         self.colors = [color.detach() for color in colors]
         self.photos = photos
         self._features = features
+        self._medians: Float[Tensor, "B 1 1"] | None = None
 
     def of(self, number: int) -> "Evidence":
         """What there is to say of one rendering."""
@@ -215,10 +224,29 @@ class Comparison:
         """One minus the cosine between the features of each rendering and of the photos."""
         return list(self._of_all.split(len(self.photos)))
 
+    def thresholds(
+        self, number: int, color_share: float, feature_share: float
+    ) -> tuple[Float[Tensor, "C 1 1"], Float[Tensor, "C 1 1"]]:
+        """What those shares of a photo's colour and feature residuals do not exceed.
+
+        The medians that `distrust` needs are found in the same pass over the pixels.
+        """
+        values = [self.by_color[number], self.by_feature[number]]
+        shares = [color_share, feature_share]
+        if self._medians is None:
+            values += self.by_feature
+            shares += [0.5] * len(self.by_feature)
+        found = quantiles(values, shares)
+        if self._medians is None:
+            self._medians = found[2:].flatten(0, 1)
+        return found[0], found[1]
+
     @cached_property
     def distrust(self) -> list[Float[Tensor, "C H W"]]:
         """By how much each pixel exceeds its photo's usual feature residual, in [0, 1]."""
-        return list(excess(self._of_all).split(len(self.photos)))
+        if self._medians is None:
+            self._medians = quantiles(self.by_feature, [0.5] * len(self.by_feature)).flatten(0, 1)
+        return list(excess(self._of_all, self._medians).split(len(self.photos)))
 
     @cached_property
     def _of_all(self) -> Float[Tensor, "B H W"]:
@@ -246,6 +274,12 @@ class Evidence:
     def by_feature(self) -> Float[Tensor, "C H W"]:
         """One minus the cosine between the features."""
         return self.comparison.by_feature[self.number]
+
+    def thresholds(
+        self, color_share: float, feature_share: float
+    ) -> tuple[Float[Tensor, "C 1 1"], Float[Tensor, "C 1 1"]]:
+        """What those shares of a photo's colour and feature residuals do not exceed."""
+        return self.comparison.thresholds(self.number, color_share, feature_share)
 
     @property
     def distrust(self) -> Float[Tensor, "C H W"]:
@@ -292,9 +326,8 @@ class CandidateMasker(TrustAll):
         """0 inside distractor segments, 1 elsewhere."""
         settings = self._settings
         by_color, by_feature = seen.by_color, seen.by_feature
-        is_high = (by_color > quantile(by_color, settings.quantile)) & (
-            by_feature > quantile(by_feature, settings.feature_quantile)
-        )
+        color, feature = seen.thresholds(settings.quantile, settings.feature_quantile)
+        is_high = (by_color > color) & (by_feature > feature)
         weight = self._static(is_high, seen, rows).to(by_color.dtype)
         if settings.dilation:
             reach = settings.dilation

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diff_gaussian_rasterization import kth_smallest
+from diff_gaussian_rasterization import kth_smallest, kth_smallest_of_each
 from torch import Tensor
 
 
@@ -38,6 +38,26 @@ def test_every_rank_of_a_row_is_found(device: torch.device) -> None:
     values = _values("wide", 2, 67).to(device)
     ranked = torch.stack([kth_smallest(values, k) for k in range(1, 68)], dim=1)
     assert torch.equal(ranked, values.sort(dim=1).values)
+
+
+@pytest.mark.parametrize("columns", [31, 70_001])
+def test_tensors_are_searched_together_as_they_are_alone(
+    columns: int, device: torch.device
+) -> None:
+    a, b = (_values(kind, 3, columns).to(device) for kind in ("wide", "residuals"))
+    values, ks = [a, b, a, b], [7, columns, columns // 2, 1]
+    found = kth_smallest_of_each(values, ks)
+    assert found.shape == (4, 3)
+    for one, k, ours in zip(values, ks, found, strict=True):
+        assert torch.equal(ours, kth_smallest(one, k))
+
+
+def test_tensors_that_do_not_fit_each_other_are_refused() -> None:
+    values = torch.zeros(2, 5)
+    with pytest.raises(RuntimeError, match="a k for each"):
+        kth_smallest_of_each([values, values], [1])
+    with pytest.raises(RuntimeError, match=r"values must all be \[2, 5\]"):
+        kth_smallest_of_each([values, values[:, :4]], [1, 1])
 
 
 def test_infinities_have_their_places(device: torch.device) -> None:
@@ -88,4 +108,5 @@ def test_wrong_inputs_are_refused_by_name(values: Tensor, k: int, message: str) 
 
 def test_registration_holds(device: torch.device) -> None:
     op = torch.ops.twinsplat_raster.kth_smallest.default
-    torch.library.opcheck(op, (_values("normal", 2, 50).to(device), 7))
+    values = _values("normal", 2, 50).to(device)
+    torch.library.opcheck(op, ([values, values], [7, 9]))

@@ -5,6 +5,7 @@
 
 namespace raster {
 
-void check_kth_smallest(const at::Tensor& values, int64_t k);
+// `values` are float32 [C, n] of one size and device, with a rank from 1 for each of them.
+void check_kth_smallest(at::TensorList values, at::IntArrayRef ks);
 
 }  // namespace raster

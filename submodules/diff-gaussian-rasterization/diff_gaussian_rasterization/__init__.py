@@ -8,7 +8,7 @@ from diff_gaussian_rasterization.losses import photometric_loss, ssim_map
 from diff_gaussian_rasterization.machine import instruction_set
 from diff_gaussian_rasterization.optim import adam_rates, adam_step_
 from diff_gaussian_rasterization.residuals import color_residual, patch_residual
-from diff_gaussian_rasterization.select import kth_smallest
+from diff_gaussian_rasterization.select import kth_smallest, kth_smallest_of_each
 from diff_gaussian_rasterization.statistics import count_step_, observe_, watch_
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "count_step_",
     "instruction_set",
     "kth_smallest",
+    "kth_smallest_of_each",
     "observe_",
     "patch_residual",
     "photometric_loss",

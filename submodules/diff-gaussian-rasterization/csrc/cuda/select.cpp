@@ -7,23 +7,36 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
+#include <vector>
+
 #include "kernels/select.h"
 
 namespace raster::cuda {
 namespace {
 
-at::Tensor kth_smallest_cuda(const at::Tensor& values, int64_t k) {
-  const c10::cuda::CUDAGuard guard(values.device());
-  check_kth_smallest(values, k);
-  const int64_t rows = values.size(0);
+at::Tensor kth_smallest_cuda(at::TensorList values, at::IntArrayRef ks) {
+  check_kth_smallest(values, ks);
+  const c10::cuda::CUDAGuard guard(values[0].device());
+  const int64_t sources = ks.size(), rows = values[0].size(0);
   TORCH_CHECK(rows < 65536, "kth_smallest: values may have up to 65535 rows on a GPU, got ", rows);
-  const at::Tensor read = values.contiguous();
-  at::Tensor results = at::empty({rows}, read.options());
-  at::Tensor scratch = at::empty({rows, sizeof(SelectRow)}, read.options().dtype(at::kByte));
-  select({static_cast<int>(rows), static_cast<int>(read.size(1)), read.const_data_ptr<float>(),
-          static_cast<int>(k - 1), reinterpret_cast<SelectRow*>(scratch.mutable_data_ptr()),
-          results.mutable_data_ptr<float>()},
-         c10::cuda::getCurrentCUDAStream());
+  TORCH_CHECK(sources <= kMostSources, "kth_smallest: there may be up to ", kMostSources,
+              " values on a GPU, got ", sources);
+  Select task{};
+  task.num_sources = static_cast<int>(sources);
+  task.num_rows = static_cast<int>(rows);
+  task.num_columns = static_cast<int>(values[0].size(1));
+  std::vector<at::Tensor> read;  // keeps copies alive
+  for (int i = 0; i < task.num_sources; ++i) {
+    read.push_back(values[i].contiguous());
+    task.values[i] = read[i].const_data_ptr<float>();
+    task.ranks[i] = static_cast<int>(ks[i] - 1);
+  }
+  const auto options = read[0].options();
+  at::Tensor results = at::empty({sources, rows}, options);
+  at::Tensor scratch = at::empty({sources, rows, sizeof(SelectRow)}, options.dtype(at::kByte));
+  task.rows = reinterpret_cast<SelectRow*>(scratch.mutable_data_ptr());
+  task.results = results.mutable_data_ptr<float>();
+  select(task, c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return results;
 }

@@ -59,15 +59,16 @@ __global__ void __launch_bounds__(kThreads) select_kernel(const Select task) {
   __shared__ uint32_t histogram[kBins];
   __shared__ uint32_t warp_sums[kWarps];
   __shared__ bool is_last;
-  SelectRow& row = task.rows[blockIdx.y];
+  const int place = blockIdx.z * task.num_rows + blockIdx.y;
+  SelectRow& row = task.rows[place];
   // Read before the last block writes what it found.
   const uint32_t known = row.key;
-  uint32_t rank = kPass == 0 ? uint32_t(task.rank) : row.rank;
+  uint32_t rank = kPass == 0 ? uint32_t(task.ranks[blockIdx.z]) : row.rank;
   for (int i = threadIdx.x; i < kBins; i += kThreads) histogram[i] = 0;
   __syncthreads();
 
   const int n = task.num_columns;
-  const float* values = task.values + int64_t(blockIdx.y) * n;
+  const float* values = task.values[blockIdx.z] + int64_t(blockIdx.y) * n;
   const int64_t stride = int64_t(gridDim.x) * kThreads * kBatch;
   for (int64_t start = int64_t(blockIdx.x) * kThreads * kBatch; start < n; start += stride) {
     uint32_t keys[kBatch];
@@ -113,7 +114,7 @@ __global__ void __launch_bounds__(kThreads) select_kernel(const Select task) {
   }
   const uint32_t key = known << kBits | bin;
   if (kPass == kSelectPasses - 1) {
-    task.results[blockIdx.y] = value_of(key);
+    task.results[place] = value_of(key);
   } else {
     row.key = key, row.rank = rank;
   }
@@ -123,9 +124,9 @@ __global__ void __launch_bounds__(kThreads) select_kernel(const Select task) {
 
 void select(const Select& task, cudaStream_t stream) {
   if (task.num_rows == 0) return;
-  cudaMemsetAsync(task.rows, 0, sizeof(SelectRow) * task.num_rows, stream);
+  cudaMemsetAsync(task.rows, 0, sizeof(SelectRow) * task.num_sources * task.num_rows, stream);
   const int blocks = (task.num_columns - 1) / kPerBlock + 1;
-  const dim3 grid(blocks < kMaxBlocks ? blocks : kMaxBlocks, task.num_rows);
+  const dim3 grid(blocks < kMaxBlocks ? blocks : kMaxBlocks, task.num_rows, task.num_sources);
   select_kernel<0><<<grid, kThreads, 0, stream>>>(task);
   select_kernel<1><<<grid, kThreads, 0, stream>>>(task);
   select_kernel<2><<<grid, kThreads, 0, stream>>>(task);

@@ -18,12 +18,14 @@ struct SelectRow {
   uint32_t rank;                    // from 0, among the values that have these digits
 };
 
+constexpr int kMostSources = 32;
+
 struct Select {
-  int num_rows, num_columns;
-  const float* values;  // [num_rows, num_columns]
-  int rank;             // from 0
-  SelectRow* rows;      // [num_rows] scratch
-  float* results;       // [num_rows]
+  int num_sources, num_rows, num_columns;
+  const float* values[kMostSources];  // each [num_rows, num_columns]
+  int ranks[kMostSources];            // of each, from 0
+  SelectRow* rows;                    // [num_sources, num_rows] scratch
+  float* results;                     // [num_sources, num_rows]
 };
 
 // Clears the scratch, too.
