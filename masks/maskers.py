@@ -137,7 +137,7 @@ class TrustAll:
         rows: Int[Tensor, " C"],  # noqa: ARG002 - the protocol's arguments
     ) -> MaskResult:
         """Weight 1 everywhere."""
-        return MaskResult(seen.image.new_ones(seen.image.shape[:3]))
+        return MaskResult(seen.color.new_ones(seen.color.shape[:3]))
 
     def update(self, frozen: Int[Tensor, "1"] | None = None) -> None:
         """Nothing to learn."""
@@ -208,16 +208,12 @@ class Comparison:
         return Evidence(self, number)
 
     @cached_property
-    def image(self) -> Float[Tensor, "C H W 3"]:
-        """The photos in [0, 1]."""
-        return as_fractions(self.photos)
-
-    @cached_property
     def by_color(self) -> list[Float[Tensor, "C H W"]]:
         """Mean absolute difference over the channels."""
         if self.photos.device.type == "cuda":
             return list(color_residual(self.colors, self.photos).split(len(self.photos)))
-        return [(color - self.image).abs().mean(dim=-1) for color in self.colors]
+        image = as_fractions(self.photos)
+        return [(color - image).abs().mean(dim=-1) for color in self.colors]
 
     @cached_property
     def by_feature(self) -> list[Float[Tensor, "C H W"]]:
@@ -261,9 +257,9 @@ class Evidence:
     number: int
 
     @property
-    def image(self) -> Float[Tensor, "C H W 3"]:
-        """The photos."""
-        return self.comparison.image
+    def color(self) -> Float[Tensor, "C H W 3"]:
+        """The rendering."""
+        return self.comparison.colors[self.number]
 
     @property
     def by_color(self) -> Float[Tensor, "C H W"]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from diff_gaussian_rasterization import count_step_, watch_
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
@@ -149,11 +149,6 @@ class Shown:
     renders: dict[int, Render]
     compared: Comparison
 
-    @property
-    def photos(self) -> Float[Tensor, "C H W 3"]:
-        """Their images in [0, 1]."""
-        return self.compared.image
-
 
 @dataclass(frozen=True)
 class OwnView:
@@ -165,7 +160,7 @@ class OwnView:
 
     render: Render
     camera: int
-    photo: Float[Tensor, "H W 3"]
+    photo: UInt8[Tensor, "H W 3"]
     weight: Float[Tensor, "H W"]
 
 
@@ -216,7 +211,7 @@ def train_step(
     return StepStats(
         loss.detach(),
         [LossTerm(t.name, t.weight, t.value.detach()) for t in terms],
-        mse_loss(own[0].render.color[own[0].camera].detach(), own[0].photo),
+        mse_loss(own[0].render.color[own[0].camera].detach(), own[0].photo / 255),
         own[0].weight.mean(),
     )
 
@@ -273,7 +268,7 @@ def _held_against(
     views: ViewBatch, renders: dict[int, Render], state: TrainState, context: StepContext
 ) -> Shown:
     colors = [render.color for number, render in renders.items() if number < len(state.trained)]
-    return Shown(views, renders, Comparison(colors, views.images / 255, context.features))
+    return Shown(views, renders, Comparison(colors, views.images, context.features))
 
 
 def _rows_seen(number: int, shown: list[Shown], context: StepContext) -> Int[Tensor, " N"] | None:
@@ -305,21 +300,21 @@ def _lesson(
     Notes its own view in `own` if it is among them.
     """
     config, render = context.config, seen.renders[number]
-    views, photos, color = seen.views, seen.photos, render.color
+    views, color = seen.views, render.color
     evidence = seen.compared.of(list(seen.renders).index(number))
     camera = views.owners.index(number) if number in views.owners else None
     first = 0
     if config.agreement.supervision == "own" and len(views.owners) > 1:
         if camera is None:
             return []
-        views, photos, color = views.only(camera), photos[camera, None], color[camera, None]
+        views, color = views.only(camera), color[camera, None]
         first = camera
-        evidence = Comparison([color], photos, context.features).of(0)
+        evidence = Comparison([color], views.images, context.features).of(0)
     result = branch.maskers[mode.turns[number]](evidence, views.rows)
     weight = combine(result.weight, views.keep)
     if camera is not None:
         branch.strategy.step_pre_backward(branch.growth, render)
-        own.append(OwnView(render, camera, photos[camera - first], weight[camera - first]))
+        own.append(OwnView(render, camera, views.images[camera - first], weight[camera - first]))
     composite = config.mask.mask_target == "composite"
     dssim = config.optimization.lambda_dssim
     terms = [color_term(branch.name, color, views.images, weight, dssim, composite=composite)]
@@ -334,7 +329,7 @@ def _agreement(seen: Shown, own: list[OwnView], context: StepContext) -> LossTer
     colors = [render.color for render in seen.renders.values()]
     if context.config.agreement.agreement_gradient == "distrusted":
         for index, owner in enumerate(seen.views.owners):
-            trust = torch.zeros_like(seen.photos[..., 0])
+            trust = torch.zeros_like(colors[owner][..., 0])
             trust[index] = own[owner].weight
             colors[owner] = only_where_distrusted(colors[owner], trust)
     return agreement_term(colors, context.agreement_weight)

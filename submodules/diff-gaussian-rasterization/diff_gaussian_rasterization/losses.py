@@ -72,19 +72,23 @@ def _ssim_map_fake(color: Tensor, _target: Tensor) -> Tensor:
 
 
 def _keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)  # zeros as large as the images, which nobody would read
     ctx.save_for_backward(output[1])
     ctx.mark_non_differentiable(output[1])
     ctx.has_gradient = inputs[-1]
 
 
-def _scale_gradient(ctx: Any, v_value: Tensor, _v_gradient: Tensor | None) -> tuple[Any, ...]:
+def _scale_gradient(
+    ctx: Any, v_value: Tensor | None, _v_gradient: Tensor | None
+) -> tuple[Any, ...]:
     if not ctx.has_gradient:
         raise RuntimeError(
             "photometric: called with wants_gradient=False, so there is nothing to go back with; "
             "call photometric_loss"
         )
     (gradient,) = ctx.saved_tensors
-    return gradient * v_value, None, None, None, None, None, None
+    v_color = None if v_value is None else gradient * v_value
+    return v_color, None, None, None, None, None, None
 
 
 torch.library.register_autograd(
