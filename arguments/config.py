@@ -109,6 +109,9 @@ class RunConfig:
     """auto records a step once and replays it on a GPU, where all photos have one size and are
     kept there; off starts every operation of every step from the host."""
 
+    check_kernels: bool = False
+    """Wait for each operation on the GPU, so that one that fails is named; slow."""
+
     seed: int = 0
     """All randomness follows from this number and the step."""
 

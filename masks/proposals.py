@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from arguments.messages import ExitCode, Messages, UserError
+from arguments.signals import Stopped
 from masks.agreement import PhotoComparison
 from masks.candidates import CandidateFile, Candidates, read_candidates, write_candidates
 from masks.neighbors import DuePoints, TrackIndex
@@ -107,6 +108,7 @@ def propose(
 
     Raises:
         UserError: the folder cannot be written, or the source of segments lacks what it needs.
+        Stopped: a signal arrived; the photos done by then are kept.
     """
     view_ids = capture.train if view_ids is None else view_ids
     names = [capture.views[i].name for i in view_ids]
@@ -116,8 +118,8 @@ def propose(
     views = [capture.views[i] for i in sorted({*capture.train, *view_ids})]
     index = TrackIndex(views)
     comparison = PhotoComparison(views, index, lambda i: capture.image(i).numpy())
-    num_kept = 0
-    for view_id in tqdm(view_ids, desc="candidates", unit="photo", disable=messages.quiet):
+
+    def is_made_anew(view_id: int) -> bool:
         view = capture.views[view_id]
         image = capture.image(view_id).numpy()
         due = index.due(view)
@@ -127,13 +129,25 @@ def propose(
         digest = digest_of(view, image, due, rules)
         path = candidate_path(folder, view)
         if not overwrite and _is_current(path, digest):
-            num_kept += 1
-            continue
+            return False
         agreement = comparison(view) if settings.evidence.compare_photos else None
         evidence = gather_evidence(image, view, due, settings.evidence, agreement)
         made = propose_for(Photo(view.name, image, evidence), segmenter, settings, digest)
         write_table(path.with_suffix(".csv"), made.verdicts, settings.evidence)
         write_candidates(path, made)
+        return True
+
+    anew: list[bool] = []
+    try:
+        for view_id in tqdm(view_ids, desc="candidates", unit="photo", disable=messages.quiet):
+            anew.append(is_made_anew(view_id))
+    except Stopped as stop:
+        raise Stopped(
+            f"{stop}; {len(anew)} of {len(view_ids)} photos are in {folder}, the same command "
+            "goes on",
+            stop.code,
+        ) from None
+    num_kept = anew.count(False)
     if num_kept:
         messages.note(f"candidates: {num_kept} of {len(view_ids)} photos had been done before")
     return CandidateFolder(folder, capture)

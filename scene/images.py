@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Integer, UInt8
 from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM")
@@ -266,9 +266,9 @@ def area_mean(image: np.ndarray, count: int, axis: int) -> Float32[np.ndarray, "
 
 
 def resize_nearest(
-    mask: UInt8[np.ndarray, "H W"], width: int, height: int
-) -> UInt8[np.ndarray, "h w"]:
-    """The mask at another size; no value is made up."""
+    mask: Integer[np.ndarray, "H W"], width: int, height: int
+) -> Integer[np.ndarray, "h w"]:
+    """The mask or the labels at another size; no value is made up."""
     return np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from arguments.failures import is_out_of_memory
+from arguments.failures import is_lost_gpu, is_out_of_memory
 from arguments.messages import ExitCode, Messages, UserError
 from arguments.serialization import to_json
 from scene.atomic import write_atomic
@@ -73,7 +73,12 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def diagnose(failure: Exception, state: TrainState) -> Trouble | None:
-    """What is wrong with the run when a step failed so; None where the failure is another one."""
+    """What is wrong with the run when a step failed so; None where the failure is another one.
+
+    A GPU on which a kernel has failed is not asked anything any more.
+    """
+    if is_lost_gpu(failure):
+        return None
     if is_out_of_memory(failure):
         return Trouble(f"out of memory with {len(state.result)} Gaussians", ExitCode.MEMORY)
     bad = find_bad(state)

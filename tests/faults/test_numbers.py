@@ -13,7 +13,7 @@ from arguments.messages import ExitCode, Messages, UserError
 from scene.host_memory import Memory
 from scene.tensor_file import read_tensors
 from training.densification import FEWEST_GAUSSIANS
-from training.health import IDLE_STEPS, Health
+from training.health import IDLE_STEPS, Health, diagnose
 from training.loop import Run
 from training.recovery import RATE_SHARE, slowed
 from training.run import prepare
@@ -155,6 +155,25 @@ def test_other_errors_are_not_taken_for_bad_numbers(make: Callable[..., Run]) ->
     with pytest.raises(ZeroDivisionError):
         run.train()
     assert run.record.rollbacks == 0
+
+
+def test_gpu_that_is_lost_is_not_asked_again_and_nothing_is_rolled_back(
+    make: Callable[..., Run], tmp_path: Path
+) -> None:
+    run = make("--method", "single")
+    failure = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    def fail(_: torch.Tensor) -> None:
+        raise failure
+
+    gaussians(run, 0, "means").register_hook(fail)
+    with torch.no_grad():  # a look at the numbers would find this
+        gaussians(run, 0, "sh0")[ROW] = torch.nan
+    assert diagnose(failure, run.parts.state) is None
+    with pytest.raises(torch.AcceleratorError):
+        run.train()
+    assert (run.record.rollbacks, run.record.backoffs) == (0, 0)
+    assert [path.name for path in (tmp_path / "checkpoints").glob("*.json")] == ["step_000000.json"]
 
 
 def test_set_that_would_vanish_is_not_pruned_and_said(make: Callable[..., Run]) -> None:
