@@ -10,20 +10,27 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import diff_gaussian_rasterization
 import numpy as np
+import torch
 from PIL import Image
 
+from masks.sam import NETWORKS
 from scene.ply import read_ply
 from tests.faults.scene_cases import masks as make_masks
 from tests.faults.scene_cases import photo, remove_photos, rename
-from tests.faults.server import ALL, Commands, Fault, Operations, Outcome
+from tests.faults.server import ALL, ROOT, Commands, Fault, Operations, Outcome
+from tests.random_weights import fill_randomly
 from tests.scene_builder import HEIGHT, WIDTH, SceneRows, make_rows, make_scene, write_binary
+from tests.unit.test_doctor import fake_driver
 
 LAST = 12
 FOREVER = "100000"
@@ -247,6 +254,46 @@ def _(stage: Stage) -> Outcome:
     assert killed.code == -signal.SIGKILL
     ended = stage.commands.run(*words)
     assert len(list(stage.out.glob("*.npz"))) == 12
+    assert list(stage.out.glob("*.tmp")) == []
+    return ended
+
+
+@case(
+    "G4",
+    "SIGTERM during a mask run",
+    r"stopped by SIGTERM before it was done; \d+ of 12 photos are in .*, the same command goes on",
+    143,
+    "files of the photos done; the next call makes the others",
+)
+def _(stage: Stage) -> Outcome:
+    words = ("masks.__main__", "-s", str(stage.scene), "-o", str(stage.out))
+    send = signalled(signal.SIGTERM, "img_0002.npz")(stage.out)
+    stopped = stage.commands.run(*words, meanwhile=send)
+    done = len(list(stage.out.glob("*.npz")))
+    assert 3 <= done < 12
+    assert f"; {done} of 12 photos" in stopped.stderr
+    assert list(stage.out.glob("*.tmp")) == []
+    again = stage.commands.run(*words)
+    assert f"{done} of 12 photos had been done before" in again.stderr
+    return stopped
+
+
+@case(
+    "D8",
+    "Segment Anything out of memory, on the CPU too",
+    r"^error: out of memory at '.*' with one point at a time at 1/4 of its size; free some",
+    5,
+    "nothing unfinished",
+)
+def _(stage: Stage) -> Outcome:
+    network = NETWORKS["kornia"]("mobile_sam")
+    fill_randomly(network)
+    weights = stage.root / "mine.pt"
+    torch.save(network.state_dict(), weights)
+    words = ("masks.__main__", "-s", str(stage.scene), "-o", str(stage.out), "--kind", "mobile_sam")
+    words += ("--sam-checkpoint", str(weights), "--points-per-side", "1", "--device", "cpu")
+    ended = stage.commands.run(*words, more_memory=300 << 20)
+    assert ended.stderr.count("out of memory at 'img_0000.jpg'") > 3
     assert list(stage.out.glob("*.tmp")) == []
     return ended
 
@@ -594,6 +641,69 @@ def _(stage: Stage) -> Outcome:
 
 
 # ---- K. Surroundings
+
+
+def doctor(**environment: str) -> Outcome:
+    """python -m arguments.doctor as a process of its own."""
+    words = [sys.executable, "-m", "arguments.doctor"]
+    environment = {"CUDA_VISIBLE_DEVICES": "", **environment}
+    ended = subprocess.run(
+        words, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    return Outcome(ended.returncode, ended.stderr, 0, 0.0, 0)
+
+
+def before_all(folder: Path) -> str:
+    """A PYTHONPATH that has a folder before all others."""
+    return os.pathsep.join([str(folder), *filter(None, sys.path)])
+
+
+def copied_rasterizer(stage: Stage) -> Path:
+    """A folder with the rasterizer's package less its compiled library."""
+    package = Path(diff_gaussian_rasterization.__file__).parent
+    hidden = shutil.ignore_patterns("*.so", "__pycache__")
+    return shutil.copytree(package, stage.root / "site" / package.name, ignore=hidden)
+
+
+@case("K1", "doctor on a machine without compiler and GPU", r"^CPU only: ok", 0, "nothing")
+def _(stage: Stage) -> Outcome:
+    only_python = stage.root / "bin"
+    only_python.mkdir()
+    return doctor(PATH=str(only_python))
+
+
+@case("K2", "doctor: the rasterizer is not built", r"rasterizer is not built; run: ", 4)
+def _(stage: Stage) -> Outcome:
+    return doctor(PYTHONPATH=before_all(copied_rasterizer(stage).parent))
+
+
+@case("K2", "doctor: built for another torch", r"built for another torch or system", 4)
+def _(stage: Stage) -> Outcome:
+    package = copied_rasterizer(stage)
+    (package / "_C.so").write_bytes(b"not for this system")
+    return doctor(PYTHONPATH=before_all(package.parent))
+
+
+@case("K2", "doctor: two copies of torch", r"two copies of torch: .* is used, .*; run: ", 4)
+def _(stage: Stage) -> Outcome:
+    other = stage.root / "site" / "torch"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("")
+    return doctor(PYTHONPATH=os.pathsep.join([*filter(None, sys.path), str(other.parent)]))
+
+
+@case("K2", "doctor: a GPU, and a torch without CUDA", r"a GPU \(NVIDIA H200\), but torch", 4)
+def _(stage: Stage) -> Outcome:
+    path = os.pathsep.join([str(fake_driver(stage.root / "bin")), os.environ["PATH"]])
+    return doctor(PATH=path, CUDA_VISIBLE_DEVICES="0", PYTHONPATH=before_all(hidden_cuda(stage)))
+
+
+def hidden_cuda(stage: Stage) -> Path:
+    """A folder whose start-up file makes torch one without CUDA, whatever is installed."""
+    folder = stage.root / "start"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text("import torch.version\ntorch.version.cuda = None\n")
+    return folder
 
 
 @case("K3", "spaces and other letters in paths", r"done in", 0)
