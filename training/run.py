@@ -156,7 +156,7 @@ def prepare(config: TrainConfig, record: RunRecord, messages: Messages) -> Run:
     config = _capped(config, parts.max_gaussians)  # it may follow from what memory is free today
     device = parts.state.result.device
     record.device, record.num_threads = str(device), torch.get_num_threads()
-    record.max_gaussians = parts.max_gaussians
+    record.max_gaussians, record.plan = parts.max_gaussians, parts.plan
     hooks = Hooks(_progress_log(config), _measure(config, capture, device))
     views = ViewSource(capture, config, device)
     run = Run(config, parts, views, record, messages, hooks)

@@ -21,6 +21,7 @@ from scene.atomic import remove_stale, write_atomic
 from scene.gaussians import Gaussians
 from scene.ply import Splats, read_ply, write_ply
 from training import checkpoint
+from training.memory import MemoryPlan
 
 Status = Literal["running", "finished", "stopped", "failed"]
 RECORD, CONFIG, LOCK = "run.json", "config.json", "run.lock"
@@ -39,6 +40,8 @@ class RunRecord:
         seconds: training time over all sessions, without loading and writing.
         rollbacks: how often it has gone back to a checkpoint because of bad numbers.
         backoffs: how often it has gone back because memory ran out.
+        num_degenerate: Gaussians that this session has pruned because nothing could draw them.
+        plan: the memory that the run was expected to take, before it began.
         peak_bytes: the most memory that a session has taken, of the GPU or of the host.
     """
 
@@ -52,6 +55,8 @@ class RunRecord:
     peak_bytes: int = 0
     num_gaussians: int = 0
     max_gaussians: int = 0
+    num_degenerate: int = 0
+    plan: MemoryPlan | None = None
     device: str = ""
     num_threads: int = 0
     split_rule: str = ""

@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 
 from masks.sam import NETWORKS
+from scene.colmap_binary import POINT
 from scene.ply import read_ply
 from tests.faults.scene_cases import masks as make_masks
 from tests.faults.scene_cases import photo, remove_photos, rename
@@ -184,6 +185,24 @@ def _(stage: Stage) -> Outcome:
 def _(stage: Stage) -> Outcome:
     ended = stage.train("--max_gaussians", "150")
     assert len(read_ply(next(stage.out.glob("point_cloud/*/*.ply"))).means) <= 150
+    return ended
+
+
+def with_points(scene: Path, count: int) -> None:
+    """So many points without tracks in the model's binary file."""
+    rows = np.zeros(count, POINT)
+    rows["id"] = np.arange(count)
+    rows["xyz"] = np.random.default_rng(0).normal(size=(count, 3))
+    path = scene / "sparse" / "0" / "points3D.bin"
+    path.write_bytes(np.uint64(count).tobytes() + rows.tobytes())
+
+
+@case("B16", "more points than memory allows", r"300000 points, \d+ allowed \(--max_gaussians\)", 0)
+def _(stage: Stage) -> Outcome:
+    with_points(stage.scene, 300_000)
+    ended = stage.train(more_memory=600 << 20)
+    model = read_ply(next(stage.out.glob("point_cloud/*/*.ply")))
+    assert stage.record()["max_gaussians"] >= len(model.means) > 50_000
     return ended
 
 
@@ -360,9 +379,24 @@ def _(stage: Stage) -> Outcome:
 # ---- F. Resources
 
 
-@case("F4", "host memory short", r"error: out of memory", 5, "no model under a final name")
+@case("F1", "memory too small by forecast", r"^warning: plan: 300000 Gaussians, .*; using cap", 0)
 def _(stage: Stage) -> Outcome:
-    ended = stage.train("-r", "6000", more_memory=400 << 20)  # the photos alone take 970 MB
+    with_points(stage.scene, 300_000)
+    ended = stage.train(more_memory=600 << 20)
+    record = stage.record()
+    plan = record["plan"]
+    assert plan["num_gaussians"] == record["max_gaussians"] < 300_000
+    parts = ("gaussians", "photos", "masks", "pictures", "lists", "reserve")
+    assert 0 < sum(plan[name] for name in parts) <= plan["free"] <= 600 << 20
+    lines = ended.stderr.splitlines()
+    (said,) = (i for i, line in enumerate(lines) if "plan: " in line and "tile lists" in line)
+    assert "time: about" in lines[said + 1]
+    return ended
+
+
+@case("F4", "host memory short", r"error: .*out of memory", 5, "no model under a final name")
+def _(stage: Stage) -> Outcome:
+    ended = stage.train("-r", "3000", more_memory=400 << 20)  # the photos take 240 MB twice
     assert not any(stage.out.glob("point_cloud/*/point_cloud.ply"))
     assert stage.record()["code"] == 5
     return ended
