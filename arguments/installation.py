@@ -209,7 +209,7 @@ def unmet_requirements(pyproject: Path) -> tuple[str, ...]:
     wanted = tomllib.loads(pyproject.read_text("utf-8"))["project"]["dependencies"]
     unmet = []
     for text in wanted:
-        name, least = (re.split(r"\s*>=\s*", text) + [""])[:2]
+        name, _, least = (part.strip() for part in text.partition(">="))
         if name == "torch":
             continue
         try:

@@ -1,4 +1,4 @@
-"""How much memory a run will take, part by part, and how many Gaussians fit in it; knows no tensors.
+"""How much memory a run takes, part by part, and how many Gaussians fit in it; knows no tensors.
 
 The figures are fitted to peaks of 30,000 steps on a GPU (docs/results/bonsai_gpu.csv): single,
 dual and ema come out within 7 % of what torch's allocator held.

@@ -678,7 +678,7 @@ def _(stage: Stage) -> Outcome:
 
 
 def doctor(**environment: str) -> Outcome:
-    """python -m arguments.doctor as a process of its own."""
+    """The doctor as a process of its own."""
     words = [sys.executable, "-m", "arguments.doctor"]
     environment = {"CUDA_VISIBLE_DEVICES": "", **environment}
     ended = subprocess.run(

@@ -48,7 +48,7 @@ def changed(seen: Installation, **facts: object) -> Installation:
 
 
 def seeing(**facts: object) -> Torch:
-    """torch with CUDA but for some facts."""
+    """A torch with CUDA but for some facts."""
     return dataclasses.replace(WITH_CUDA, **facts)  # type: ignore[arg-type]
 
 
@@ -89,11 +89,11 @@ BROKEN = {
         changed(
             CPU, rasterizer=None, rasterizer_failure="OSError: _C.so: undefined symbol: _ZN3c1"
         ),
-        r"^the rasterizer was built for another torch or system than torch 2\.13\.0\+cpu here; run:",
+        r"^the rasterizer was built for another torch or system than torch 2\.13\.0\+cpu here",
     ),
     "torch without CUDA": (
         changed(CPU, gpu=Gpu("NVIDIA H200", "13.0")),
-        r"a GPU \(NVIDIA H200\), but torch 2\.13\.0\+cpu is .* without CUDA; run: .*setup\.sh --cuda$",
+        r"a GPU \(NVIDIA H200\), but torch 2\.13\.0\+cpu is .* without CUDA; run: .* --cuda$",
     ),
     "old driver": (
         changed(GPU, torch=seeing(sees_gpu=False), gpu=Gpu("Tesla T4", "12.4")),
@@ -105,7 +105,7 @@ BROKEN = {
     ),
     "no nvcc": (
         changed(GPU, rasterizer=Loaded(has_cuda=False), toolkit_failure=NO_NVCC),
-        r"built for the CPU only: torch uses CUDA 13\.0, but there is no nvcc in PATH; run: .*--cuda$",
+        r"built for the CPU only: torch uses CUDA 13\.0, but there is no nvcc in PATH; run: ",
     ),
     "another nvcc": (
         changed(GPU, rasterizer=Loaded(has_cuda=False), toolkit_failure=OTHER_NVCC),
