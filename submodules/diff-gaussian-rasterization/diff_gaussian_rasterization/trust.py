@@ -99,7 +99,8 @@ def _trust_step_fake(
     return None
 
 
-def _keep_slopes(ctx: Any, _inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _keep_slopes(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    del inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[2])
     ctx.mark_non_differentiable(output[1], output[2])
