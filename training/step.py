@@ -14,15 +14,16 @@ from torch.nn.functional import mse_loss
 
 from arguments.config import TrainConfig
 from gaussian_renderer import Render
+from masks.evidence import Comparison
 from masks.features import FeatureExtractor
 from masks.files import combine
-from masks.maskers import Comparison
 from scene.cameras import Cameras
 from training.branches import RenderSettings, TrainedBranch, Update, render_branches
 from training.losses import (
+    Lesson,
     LossTerm,
     agreement_term,
-    color_term,
+    color_terms,
     only_where_distrusted,
     weighted_sum,
 )
@@ -121,19 +122,31 @@ class Guard:
 
 @dataclass(frozen=True)
 class StepStats:
-    """Detached scalars of a step; reading one waits for the device.
+    """What a step has seen, detached; the next step on a GPU may write over it.
 
     Attributes:
         loss: the weighted sum.
         terms: the named terms.
-        squared_error: mean over the first branch's own view, all pixels.
-        trusted: mean weight of the first branch's mask there.
+        color: what the first branch shows at its own view.
+        photo: of that view.
+        weight: of the first branch's mask there.
     """
 
     loss: Float[Tensor, ""]
     terms: list[LossTerm]
-    squared_error: Float[Tensor, ""]
-    trusted: Float[Tensor, ""]
+    color: Float[Tensor, "H W 3"]
+    photo: UInt8[Tensor, "H W 3"]
+    weight: Float[Tensor, "H W"]
+
+    @property
+    def squared_error(self) -> Float[Tensor, ""]:
+        """Mean over all pixels of the first branch's own view, computed when asked for."""
+        return mse_loss(self.color, self.photo / 255)
+
+    @property
+    def trusted(self) -> Float[Tensor, ""]:
+        """Mean weight of the first branch's mask there, computed when asked for."""
+        return self.weight.mean()
 
 
 @dataclass(frozen=True)
@@ -190,11 +203,16 @@ def train_step(
         _watch(shown, guard, NO_LIMIT if pair_capacity is None else pair_capacity)
 
     terms: list[LossTerm] = []
+    lessons: list[Lesson] = []
     own: list[OwnView] = []
     for number, branch in enumerate(state.trained):
         for seen in shown:
-            if number in seen.renders:
-                terms += _lesson(number, branch, seen, own, mode, context)
+            judged = _judge(number, branch, seen, own, mode, context)
+            lessons += judged.lessons
+            terms += judged.terms
+    optimization, mask = context.config.optimization, context.config.mask
+    is_composite = mask.mask_target == "composite"
+    terms += color_terms(lessons, optimization.lambda_dssim, composite=is_composite)
     if mode.agrees:
         terms += [_agreement(seen, own, context) for seen in shown]
     loss = weighted_sum(terms)
@@ -211,8 +229,9 @@ def train_step(
     return StepStats(
         loss.detach(),
         [LossTerm(t.name, t.weight, t.value.detach()) for t in terms],
-        mse_loss(own[0].render.color[own[0].camera].detach(), own[0].photo / 255),
-        own[0].weight.mean(),
+        own[0].render.color[own[0].camera].detach(),
+        own[0].photo,
+        own[0].weight,
     )
 
 
@@ -287,18 +306,25 @@ def _watch(shown: list[Shown], guard: Guard, capacity: int) -> None:
         watch_(guard.counters, counts, capacity, guard.frozen)
 
 
-def _lesson(
+@dataclass(frozen=True)
+class Judged:
+    """What a branch may learn from views, and the lesson of its mask when due; maybe nothing."""
+
+    lessons: list[Lesson]
+    terms: list[LossTerm]
+
+
+def _judge(
     number: int,
     branch: TrainedBranch,
     seen: Shown,
     own: list[OwnView],
     mode: StepMode,
     context: StepContext,
-) -> list[LossTerm]:
-    """What a branch learns from views that it shows: colour, and its mask's lesson when due.
-
-    Notes its own view in `own` if it is among them.
-    """
+) -> Judged:
+    """Ask a branch's mask about the views that it shows; notes its own view in `own`."""
+    if number not in seen.renders:
+        return Judged([], [])
     config, render = context.config, seen.renders[number]
     views, color = seen.views, render.color
     evidence = seen.compared.of(list(seen.renders).index(number))
@@ -306,7 +332,7 @@ def _lesson(
     first = 0
     if config.agreement.supervision == "own" and len(views.owners) > 1:
         if camera is None:
-            return []
+            return Judged([], [])
         views, color = views.only(camera), color[camera, None]
         first = camera
         evidence = Comparison([color], views.images, context.features).of(0)
@@ -315,13 +341,11 @@ def _lesson(
     if camera is not None:
         branch.strategy.step_pre_backward(branch.growth, render)
         own.append(OwnView(render, camera, views.images[camera - first], weight[camera - first]))
-    composite = config.mask.mask_target == "composite"
-    dssim = config.optimization.lambda_dssim
-    terms = [color_term(branch.name, color, views.images, weight, dssim, composite=composite)]
+    terms = []
     if result.loss is not None and mode.masks_learn:
         share = config.mask.mask_weight * len(color)
         terms.append(LossTerm(f"mask/{branch.name}", share, result.loss))
-    return terms
+    return Judged([Lesson(branch.name, color, views.images, weight)], terms)
 
 
 def _agreement(seen: Shown, own: list[OwnView], context: StepContext) -> LossTerm:
