@@ -329,6 +329,33 @@ def _(stage: Stage) -> Outcome:
     return stage.train()
 
 
+@case("E5", "more Gaussians than may be", r"^warning: step 12: 230 Gaussians, as many as may be", 0)
+def _(stage: Stage) -> Outcome:
+    growing = ("--densify_grad_threshold", "1e-12", "--densification_interval", "2")
+    ended = stage.train("--max_gaussians", "230", "--densify_from_iter", "1", *growing)
+    assert len(read_ply(next(stage.out.glob("point_cloud/*/*.ply"))).means) == 230
+    assert stage.record()["max_gaussians"] == 230
+    assert sum("as many as may be" in text for text in stage.record()["warnings"]) == 1
+    return ended
+
+
+@case(
+    "E4",
+    "all Gaussians become transparent",
+    r"error: step 9: 200 of 200 Gaussians .* transparent, for 3 rounds now; look at the",
+    7,
+    "the last checkpoint, no model",
+)
+def _(stage: Stage) -> Outcome:
+    rounds = ("--densify_from_iter", "1", "--densification_interval", "3", "--densify_until_iter")
+    faint = ("--prune_opacity", "0.999", "--densify_grad_threshold", "1e9")
+    ended = stage.train(*rounds, "12", *faint, "--checkpoint_every", "5")
+    assert (stage.out / "checkpoints" / "step_000005.json").is_file()
+    assert not any(stage.out.glob("point_cloud/*/*"))
+    assert (stage.record()["status"], stage.record()["step"]) == ("failed", 9)
+    return ended
+
+
 @case("E6", "everything masked", r"keep no pixel of any image; --invert-masks\?", 3)
 def _(stage: Stage) -> Outcome:
     make_masks((WIDTH, HEIGHT), 0, count=12)(stage.scene)
