@@ -22,11 +22,15 @@ def out_of_memory() -> BaseException:
 
 def failed_recording() -> BaseException:
     """What a CUDA graph raises when its recording is ended by a lack of memory."""
-    with pytest.raises(RuntimeError) as raised:
+
+    def record() -> None:
         try:
             torch.empty(1 << 60, dtype=torch.uint8)
         finally:
             raise RuntimeError("CUDA error: operation failed due to an error during capture")
+
+    with pytest.raises(RuntimeError) as raised:
+        record()
     return raised.value
 
 
