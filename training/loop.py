@@ -122,8 +122,9 @@ class Run:
             try:
                 stats = stepper.advance(self._next_stop(stepper.stride))
                 reports = state.step % REPORT_EVERY == 0 or state.step == last
-                saves, ends = self._is_save_due(), request.number
-                if reports or saves or ends is not None:
+                saves = self._is_save_due()
+                is_known_good = reports or saves or request.number is not None
+                if is_known_good:
                     health.of_all(stats)
                 elif state.result.device.type == "cpu":
                     health.after_step(stats)
@@ -139,8 +140,8 @@ class Run:
             if saves:
                 self._save_if_possible()
             self._write_when_due(bar)
-            if ends is not None:
-                raise self._stop(ends)
+            if is_known_good and request.number is not None:
+                raise self._stop(request.number)
         return None
 
     def _next_stop(self, stride: int) -> int:
