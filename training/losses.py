@@ -6,10 +6,9 @@ from functools import cache
 from itertools import combinations
 
 import torch
-from diff_gaussian_rasterization import photometric_loss
+from diff_gaussian_rasterization import mean_difference, photometric_loss
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.nn.functional import l1_loss
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def agreement_term(pictures: list[Float[Tensor, "C H W 3"]], weight: float) -> L
     Args:
         pictures: of each branch, all of the same views.
     """
-    gaps = [l1_loss(mine, theirs) for mine, theirs in combinations(pictures, 2)]
+    gaps = [mean_difference(mine, theirs) for mine, theirs in combinations(pictures, 2)]
     value = gaps[0] if len(gaps) == 1 else torch.stack(gaps).sum()
     return LossTerm("agreement", weight * len(pictures[0]), value)
 

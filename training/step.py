@@ -14,9 +14,9 @@ from torch.nn.functional import mse_loss
 
 from arguments.config import TrainConfig
 from gaussian_renderer import Render
+from masks.evidence import Comparison
 from masks.features import FeatureExtractor
 from masks.files import combine
-from masks.maskers import Comparison
 from scene.cameras import Cameras
 from training.branches import RenderSettings, TrainedBranch, Update, render_branches
 from training.losses import (

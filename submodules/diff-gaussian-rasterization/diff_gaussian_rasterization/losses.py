@@ -52,6 +52,48 @@ def ssim_map(color: Tensor, target: Tensor) -> Tensor:
     return ops.ssim_map(color.detach(), target)
 
 
+def mean_difference(a: Tensor, b: Tensor) -> Tensor:
+    """Mean of |a - b|, a scalar; with a gradient by either, once.
+
+    Args:
+        a: float32 of any size.
+        b: float32 of the same size.
+    """
+    return ops.mean_difference(a, b)
+
+
+@torch.library.register_fake(f"{_library.NAME}::mean_difference")
+def _mean_difference_fake(a: Tensor, _b: Tensor) -> Tensor:
+    return a.new_empty(())
+
+
+@torch.library.register_fake(f"{_library.NAME}::mean_difference_backward")
+def _mean_difference_backward_fake(
+    _v_value: Tensor, a: Tensor, b: Tensor, wants_b: bool
+) -> tuple[Tensor, Tensor]:
+    v_a = a.new_empty(a.shape)
+    return v_a, b.new_empty(b.shape if wants_b else (0,))
+
+
+def _keep_both(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    del output
+    ctx.save_for_backward(*inputs)
+
+
+def _difference_back(ctx: Any, v_value: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    a, b = ctx.saved_tensors
+    wants_a, wants_b = ctx.needs_input_grad
+    if not wants_a:
+        return None, ops.mean_difference_backward(v_value, b, a, False)[0]
+    v_a, v_b = ops.mean_difference_backward(v_value, a, b, wants_b)
+    return v_a, v_b if wants_b else None
+
+
+torch.library.register_autograd(
+    f"{_library.NAME}::mean_difference", _difference_back, setup_context=_keep_both
+)
+
+
 @torch.library.register_fake(f"{_library.NAME}::photometric")
 def _photometric_fake(
     color: Tensor,

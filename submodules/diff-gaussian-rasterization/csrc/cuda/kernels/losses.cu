@@ -6,6 +6,7 @@
 // another blurs the slopes and writes the gradient; a small one adds up the value. Nothing depends
 // on the order of blocks.
 #include "losses.h"
+#include "sums.cuh"
 
 namespace raster::cuda {
 namespace {
@@ -22,8 +23,6 @@ constexpr int kMinRows = 4;        // of a block; ten more have to be read
 constexpr int kManyRows = 64;      // where images alone fill the GPU many times
 constexpr int kMaxWaves = 8;       // of blocks, more are not tried
 constexpr int kBlocksPerUnit = 4;  // that a multiprocessor has registers for
-constexpr int kSumThreads = 256;
-constexpr unsigned kAll = 0xffffffffu;
 constexpr float kC1 = 0.01f * 0.01f;
 constexpr float kC2 = 0.03f * 0.03f;
 
@@ -111,17 +110,6 @@ __device__ Similarity compare(float sum, float difference, float sum2, float dif
            2 * a1 * scale}};
 }
 
-// Sum over the block, the same for every run, in thread 0.
-__device__ double sum_over_block(double sum, double (&warp_sums)[kWarps]) {
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) sum += __shfl_down_sync(kAll, sum, step);
-  if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = sum;
-  __syncthreads();
-  sum = 0;
-  for (int w = 0; w < kWarps; ++w) sum += warp_sums[w];
-  return sum;
-}
-
 // With a map: only that. Without: the block's error, and the slopes where a gradient is wanted.
 template <bool kMap>
 __global__ void __launch_bounds__(kStrip, kBlocksPerUnit)
@@ -196,19 +184,6 @@ __global__ void __launch_bounds__(kStrip, kBlocksPerUnit)
   if (thread == 0) {
     task.errors[(blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x] = total;
   }
-}
-
-__global__ void __launch_bounds__(kSumThreads)
-    sum_kernel(const double* errors, int count, double scale, float* value) {
-  __shared__ double sums[kSumThreads];
-  double sum = 0;
-  for (int i = threadIdx.x; i < count; i += kSumThreads) sum += errors[i];
-  sums[threadIdx.x] = sum;
-  for (int half = kSumThreads / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (int(threadIdx.x) < half) sums[threadIdx.x] += sums[threadIdx.x + half];
-  }
-  if (threadIdx.x == 0) *value = float(sums[0] * scale);
 }
 
 struct Slopes {
