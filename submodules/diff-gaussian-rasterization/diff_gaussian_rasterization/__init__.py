@@ -4,7 +4,12 @@ from diff_gaussian_rasterization._library import supports_device
 from diff_gaussian_rasterization.activations import Activated, activate
 from diff_gaussian_rasterization.functional import Rasterization, TileLists, rasterization
 from diff_gaussian_rasterization.inria import GaussianRasterizationSettings, GaussianRasterizer
-from diff_gaussian_rasterization.losses import mean_difference, photometric_loss, ssim_map
+from diff_gaussian_rasterization.losses import (
+    mean_difference,
+    photometric_loss,
+    photometric_losses,
+    ssim_map,
+)
 from diff_gaussian_rasterization.machine import instruction_set
 from diff_gaussian_rasterization.optim import adam_rates, adam_step_
 from diff_gaussian_rasterization.residuals import color_residual, patch_residual
@@ -33,6 +38,7 @@ __all__ = [
     "observe_",
     "patch_residual",
     "photometric_loss",
+    "photometric_losses",
     "rasterization",
     "segment_trust",
     "ssim_map",
