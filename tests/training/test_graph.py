@@ -125,7 +125,7 @@ def test_photos_of_several_sizes_teach_both_branches(
     supervision: str, tiny_capture: Path, tmp_path: Path
 ) -> None:
     line = ["-s", str(tiny_capture), "-m", str(tmp_path), "--branch_masks", "soft", "soft"]
-    line += ["--agreement_from_iter", "0", "--supervision", supervision]
+    line += ["--agreement_from_iter", "0", "--supervision", supervision, "--device", "cpu"]
     config, _ = parse_train(line)
     quiet = Messages(quiet=True)
     capture = with_lower_photos(load_capture(capture_settings(config), quiet))
