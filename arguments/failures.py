@@ -64,11 +64,17 @@ def _is_broken_library(failure: BaseException) -> bool:
     return isinstance(failure, OSError) and failure.errno is None and ".so" in str(failure)
 
 
-def is_out_of_memory(failure: BaseException) -> bool:
-    """Whether an allocation failed, of the host or of a GPU."""
+def is_out_of_memory(failure: BaseException | None) -> bool:
+    """Whether an allocation failed, of the host or of a GPU, or led to the failure.
+
+    A GPU that runs out of memory while a step is recorded fails once more when recording ends.
+    """
+    if failure is None:
+        return False
     if isinstance(failure, MemoryError) or type(failure).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(failure, RuntimeError) and _says(failure, OUT_OF_MEMORY)
+    is_torch = isinstance(failure, RuntimeError) and _says(failure, OUT_OF_MEMORY)
+    return is_torch or is_out_of_memory(failure.__context__)
 
 
 def is_lost_gpu(failure: BaseException) -> bool:

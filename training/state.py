@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from scene.gaussians import Gaussians, side_by_side
@@ -59,17 +60,21 @@ class TrainState:
         """
         self.step = step
         device = self.result.device
-        groups = _grouped({name: tensor.to(device) for name, tensor in tensors.items()})
-        for branch in self.branches:
+        groups = _grouped(tensors)
+        for branch in self.branches:  # part by part: a GPU may have no room for old and new states
             parts = groups[branch.name]
-            branch.gaussians = Gaussians(**parts["gaussians"])
+            branch.gaussians = Gaussians(**_on(device, parts["gaussians"]))
             if isinstance(branch, TrainedBranch):
                 branch.gaussians.requires_grad_()
-                branch.optimizer.load(parts["adam"])
-                branch.growth = GrowthState(**parts["growth"])
+                branch.optimizer.load(_on(device, parts["adam"]))
+                branch.growth = GrowthState(**_on(device, parts["growth"]))
                 for i, masker in enumerate(branch.maskers):
-                    masker.load_state(parts.get(f"mask{i}", {}))
+                    masker.load_state(_on(device, parts.get(f"mask{i}", {})))
         self.lay_out()
+
+
+def _on(device: torch.device, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 def _grouped(tensors: dict[str, Tensor]) -> dict[str, dict[str, dict[str, Tensor]]]:

@@ -202,17 +202,17 @@ def train_step(
     if guard is not None:
         _watch(shown, guard, NO_LIMIT if pair_capacity is None else pair_capacity)
 
-    terms: list[LossTerm] = []
+    masks: list[LossTerm] = []
     lessons: list[Lesson] = []
     own: list[OwnView] = []
     for number, branch in enumerate(state.trained):
         for seen in shown:
             judged = _judge(number, branch, seen, own, mode, context)
             lessons += judged.lessons
-            terms += judged.terms
+            masks += judged.terms
     optimization, mask = context.config.optimization, context.config.mask
     is_composite = mask.mask_target == "composite"
-    terms += color_terms(lessons, optimization.lambda_dssim, composite=is_composite)
+    terms = color_terms(lessons, optimization.lambda_dssim, composite=is_composite) + masks
     if mode.agrees:
         terms += [_agreement(seen, own, context) for seen in shown]
     loss = weighted_sum(terms)

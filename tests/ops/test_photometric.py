@@ -223,7 +223,7 @@ def test_a_captured_loss_reads_new_images_at_each_replay(cuda: torch.device) -> 
     held = color.detach().clone()
 
     def both() -> tuple[Tensor, Tensor, Tensor]:
-        return *op(held, target, weight, None, 0.2, True, True), ssim_map(held, target)
+        return *op([held], target, [weight], [], 0.2, True, True), ssim_map(held, target)
 
     both()  # a kernel is loaded at its first use, which a capture does not allow
     graph = torch.cuda.CUDAGraph()
