@@ -27,7 +27,7 @@ from masks.static_evidence import (
     judge_segments,
     keep_candidates,
 )
-from scene.atomic import remove_stale
+from scene.atomic import make_folder, remove_stale
 from scene.capture import Capture, View
 
 FORMAT = 2  # of the files; a change makes every file be made again
@@ -132,25 +132,24 @@ def propose(
             return False
         agreement = comparison(view) if settings.evidence.compare_photos else None
         evidence = gather_evidence(image, view, due, settings.evidence, agreement)
-        made = propose_for(Photo(view.name, image, evidence), segmenter, settings, digest)
-        write_table(path.with_suffix(".csv"), made.verdicts, settings.evidence)
-        write_candidates(path, made)
+        found = propose_for(Photo(view.name, image, evidence), segmenter, settings, digest)
+        write_table(path.with_suffix(".csv"), found.verdicts, settings.evidence)
+        write_candidates(path, found)
         return True
 
-    anew: list[bool] = []
+    made = CandidateFolder(folder, capture)
+    bar = tqdm(view_ids, desc="candidates", unit="photo", disable=messages.quiet)
     try:
-        for view_id in tqdm(view_ids, desc="candidates", unit="photo", disable=messages.quiet):
-            anew.append(is_made_anew(view_id))
+        num_kept = [is_made_anew(view_id) for view_id in bar].count(False)
     except Stopped as stop:
+        done = len(view_ids) - len(made.missing(view_ids))
         raise Stopped(
-            f"{stop}; {len(anew)} of {len(view_ids)} photos are in {folder}, the same command "
-            "goes on",
+            f"{stop}; {done} of {len(view_ids)} photos are in {folder}, the same command goes on",
             stop.code,
         ) from None
-    num_kept = anew.count(False)
     if num_kept:
         messages.note(f"candidates: {num_kept} of {len(view_ids)} photos had been done before")
-    return CandidateFolder(folder, capture)
+    return made
 
 
 def propose_for(
@@ -187,7 +186,7 @@ def _is_current(path: Path, digest: str) -> bool:
 
 def _make_folder(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     except OSError as error:
         raise UserError(
             f"cannot make the folder {folder}: {error.strerror}; choose another one",

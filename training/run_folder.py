@@ -17,7 +17,7 @@ import torch
 from arguments.config import TrainConfig
 from arguments.messages import ExitCode, Messages, UserError
 from arguments.serialization import from_plain, to_json
-from scene.atomic import remove_stale, write_atomic
+from scene.atomic import make_folder, remove_stale, write_atomic
 from scene.gaussians import Gaussians
 from scene.ply import Splats, read_ply, write_ply
 from training import checkpoint
@@ -128,7 +128,7 @@ def claimed(config: TrainConfig, messages: Messages) -> Iterator[None]:
     """
     folder = config.model.model_path
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as failure:
         raise _unwritable(folder, failure) from None
@@ -267,7 +267,7 @@ def ply_path(model_path: Path, step: int) -> Path:
 def export(model_path: Path, gaussians: Gaussians, step: int) -> Path:
     """Write the model as INRIA's viewers and tools expect it."""
     path = ply_path(model_path, step)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_ply(path, splats_of(gaussians))
     return path
 
