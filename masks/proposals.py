@@ -142,6 +142,7 @@ def propose(
     try:
         num_kept = [is_made_anew(view_id) for view_id in bar].count(False)
     except Stopped as stop:
+        bar.close()
         done = len(view_ids) - len(made.missing(view_ids))
         raise Stopped(
             f"{stop}; {done} of {len(view_ids)} photos are in {folder}, the same command goes on",

@@ -27,7 +27,7 @@ def recorded(scene: Path, out: Path, log: Path, commands: Commands, *extra: str)
     return [
         operation
         for operation in read_log(log)
-        if operation.path != str(out) or not operation.kind == "M"
+        if operation.path != str(out) or operation.kind != "M"
     ]
 
 
