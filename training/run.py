@@ -62,6 +62,7 @@ def capture_settings(config: TrainConfig) -> CaptureSettings:
         require_points=model.init == "points",
         keep_outliers=model.keep_outliers,
         follow_links=model.follow_links,
+        max_mp=model.max_mp,
     )
 
 

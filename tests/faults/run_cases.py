@@ -231,6 +231,52 @@ def _(stage: Stage) -> Outcome:
     return stage.train()
 
 
+@case("C4", "a photo of 184 megapixels", r"1 photos of more than 178 MP \(--max_mp\)", 0)
+def _(stage: Stage) -> Outcome:
+    rows = make_rows()
+    sized((20_000, 9_200), count=1)(rows)
+    make_scene(stage.root / "scene", rows)
+    Image.new("L", (20_000, 9_200), 90).save(photo(stage.scene), quality=50)
+    ended = stage.train("-r", "64")
+    assert ended.peak_bytes < 400 << 20  # whole, as RGB, it takes 550 MB, and as much again
+    return ended
+
+
+@case(
+    "C4", "the same where its size is wanted", r"184 MP to decode, 178 are allowed; .*; excluded", 0
+)
+def _(stage: Stage) -> Outcome:
+    rows = make_rows()
+    sized((20_000, 9_200), count=1)(rows)
+    make_scene(stage.root / "scene", rows)
+    Image.new("L", (20_000, 9_200), 90).save(photo(stage.scene), quality=50)
+    ended = stage.train("-r", "1")
+    assert ended.peak_bytes < 400 << 20
+    return ended
+
+
+@case("C10", "a photo removed during the run", "done in", 0, "photos are read at the start")
+def _(stage: Stage) -> Outcome:
+    def remove(_: int) -> None:
+        signalled_at = time.monotonic() + 60
+        while not any(stage.out.glob("checkpoints/*.json")) and time.monotonic() < signalled_at:
+            time.sleep(0.002)
+        photo(stage.scene).unlink()
+
+    ended = stage.train("--iterations", "200", meanwhile=remove)
+    assert not photo(stage.scene).exists()
+    return ended
+
+
+@case(
+    "C10", "a photo removed before the resume", r"error: .*photos.* changed since", 8, "untouched"
+)
+def _(stage: Stage) -> Outcome:
+    stage.trained()
+    photo(stage.scene).unlink()
+    return stage.untouched(lambda: stage.train("--resume", "--iterations", "20"))
+
+
 @case("C10", "a photo changed before the resume", r"photos changed since", 8, "old run untouched")
 def _(stage: Stage) -> Outcome:
     stage.trained()
