@@ -154,12 +154,11 @@ def decoded_size(header: Header, resolution: int, max_mp: float) -> tuple[int, i
     Raises:
         BadPhotoError: even the smallest part that the working size allows is too large.
     """
-    factor = 1
+    size = header.width, header.height
     if header.megapixels > max_mp and header.can_shrink:
-        width, height = working_size(header.width, header.height, resolution)
-        fits = (f for f in SHRINKS if header.width // f >= width and header.height // f >= height)
-        factor = next(fits, 1)
-    size = -(-header.width // factor), -(-header.height // factor)
+        width, height = working_size(*size, resolution)
+        parts = [(-(-size[0] // factor), -(-size[1] // factor)) for factor in SHRINKS]
+        size = next((p for p in parts if p[0] >= width and p[1] >= height), size)
     if size[0] * size[1] / 1e6 > max_mp:
         raise BadPhotoError(
             f"{size[0] * size[1] / 1e6:.4g} MP to decode, {max_mp:.4g} are allowed; smaller photos "

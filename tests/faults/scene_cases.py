@@ -523,7 +523,7 @@ CASES = [
     Case(
         "C4-PNG-beyond-max_mp",
         save_photo(0, (64, 48), format="PNG"),
-        r"^img_0000.jpg: 0.003072 MP to decode, 0.002 are allowed; smaller photos \(-r, for JPEGs\)",
+        r"^img_0000.jpg: 0.003072 MP to decode, 0.002 are allowed; smaller photos \(-r, for",
         None,
         settings={"max_mp": 0.002, "resolution": 4},
         num_views=11,
