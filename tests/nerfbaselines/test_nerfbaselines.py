@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +26,6 @@ ROOT = Path(__file__).resolve().parents[2]
 SPEC = ROOT / "evaluation" / "nerfbaselines_spec.py"
 QUIET = Messages(quiet=True)
 SHORT = ["--set", "iterations=6", "--set", "branch_masks=hard soft"]
-
-OLDEST = (1, 2, 12)
-
-
-def installed_version() -> tuple[int, ...]:
-    """Of nerfbaselines; empty where it is not installed."""
-    try:
-        return tuple(int(word) for word in version("nerfbaselines").split(".")[:3])
-    except PackageNotFoundError:
-        return ()
-
-
-pytestmark = pytest.mark.skipif(installed_version() < OLDEST, reason="nerfbaselines >= 1.2.12")
 
 
 @pytest.fixture(scope="module")
