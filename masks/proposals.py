@@ -29,7 +29,7 @@ from masks.static_evidence import (
 from scene.atomic import remove_stale
 from scene.capture import Capture, View
 
-FORMAT = 2  # of the files; a change makes every file be made again
+FORMAT = 3  # of the files; a change makes every file be made again
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,9 @@ def propose(
             continue
         agreement = comparison(view) if settings.evidence.compare_photos else None
         evidence = gather_evidence(image, view, due, settings.evidence, agreement)
-        made = propose_for(Photo(view.name, image, evidence), segmenter, settings, digest)
+        made = propose_for(
+            Photo(view.name, image, evidence, view.lens), segmenter, settings, digest
+        )
         write_table(path.with_suffix(".csv"), made.verdicts, settings.evidence)
         write_candidates(path, made)
     if num_kept:
