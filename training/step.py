@@ -121,19 +121,31 @@ class Guard:
 
 @dataclass(frozen=True)
 class StepStats:
-    """Detached scalars of a step; reading one waits for the device.
+    """What a step has seen, detached; the next step on a GPU may write over it.
 
     Attributes:
         loss: the weighted sum.
         terms: the named terms.
-        squared_error: mean over the first branch's own view, all pixels.
-        trusted: mean weight of the first branch's mask there.
+        color: what the first branch shows at its own view.
+        photo: of that view.
+        weight: of the first branch's mask there.
     """
 
     loss: Float[Tensor, ""]
     terms: list[LossTerm]
-    squared_error: Float[Tensor, ""]
-    trusted: Float[Tensor, ""]
+    color: Float[Tensor, "H W 3"]
+    photo: UInt8[Tensor, "H W 3"]
+    weight: Float[Tensor, "H W"]
+
+    @property
+    def squared_error(self) -> Float[Tensor, ""]:
+        """Mean over all pixels of the first branch's own view, computed when asked for."""
+        return mse_loss(self.color, self.photo / 255)
+
+    @property
+    def trusted(self) -> Float[Tensor, ""]:
+        """Mean weight of the first branch's mask there, computed when asked for."""
+        return self.weight.mean()
 
 
 @dataclass(frozen=True)
@@ -211,8 +223,9 @@ def train_step(
     return StepStats(
         loss.detach(),
         [LossTerm(t.name, t.weight, t.value.detach()) for t in terms],
-        mse_loss(own[0].render.color[own[0].camera].detach(), own[0].photo / 255),
-        own[0].weight.mean(),
+        own[0].render.color[own[0].camera].detach(),
+        own[0].photo,
+        own[0].weight,
     )
 
 

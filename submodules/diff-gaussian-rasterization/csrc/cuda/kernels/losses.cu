@@ -16,11 +16,12 @@ constexpr int kHalo = 3 * kRadius;         // floats beside a strip
 constexpr int kStrip = 192;                // floats of a row and threads of a block: 64 pixels
 constexpr int kSpan = kStrip + 2 * kHalo;  // floats that a row of a strip is blurred from
 constexpr int kWarps = kStrip / 32;
-constexpr int kFields = 4;                  // s = x + y, d = x - y, s^2, d^2
-constexpr int kSlopes = 3;                  // d SSIM by the blurred x, x^2 + y^2, x y
-constexpr int kMaxRows = 32, kMinRows = 8;  // of a block; ten more have to be read
-constexpr int kEnoughBlocks = 512;          // to keep a GPU busy
-constexpr int kBlocksPerUnit = 4;           // that a multiprocessor has registers for
+constexpr int kFields = 4;         // s = x + y, d = x - y, s^2, d^2
+constexpr int kSlopes = 3;         // d SSIM by the blurred x, x^2 + y^2, x y
+constexpr int kMinRows = 4;        // of a block; ten more have to be read
+constexpr int kManyRows = 64;      // where images alone fill the GPU many times
+constexpr int kMaxWaves = 8;       // of blocks, more are not tried
+constexpr int kBlocksPerUnit = 4;  // that a multiprocessor has registers for
 constexpr int kSumThreads = 256;
 constexpr unsigned kAll = 0xffffffffu;
 constexpr float kC1 = 0.01f * 0.01f;
@@ -278,13 +279,31 @@ struct Grid {
   int count() const { return int(blocks.x * blocks.y * blocks.z); }
 };
 
-// Small images are cut into lower blocks, so that there are enough.
+int multiprocessors() {
+  int device = 0, count = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+  return count;
+}
+
+// Blocks of the height with which waves of as many as run at once are done soonest: a block that
+// runs alone at the end costs as much as a full wave.
 Grid grid_of(const Photometric& task) {
-  Grid grid{dim3((task.floats() + kStrip - 1) / kStrip, 1, task.num_images), kMaxRows};
-  for (;; grid.rows /= 2) {
-    grid.blocks.y = (task.height + grid.rows - 1) / grid.rows;
-    if (grid.rows == kMinRows || grid.count() >= kEnoughBlocks) return grid;
+  Grid best{dim3((task.floats() + kStrip - 1) / kStrip, 1, task.num_images), task.height};
+  const int columns = int(best.blocks.x * best.blocks.z);
+  const int at_once = kBlocksPerUnit * multiprocessors();
+  int64_t least = INT64_MAX;
+  for (int waves = 1; waves <= kMaxWaves; ++waves) {
+    const int strips = waves * at_once / columns;
+    if (strips == 0) continue;
+    const int whole = (task.height + strips - 1) / strips;
+    const int rows = whole > kMinRows ? whole : kMinRows;
+    const int64_t time = int64_t(waves) * (rows + 2 * kRadius);
+    if (time < least) least = time, best.rows = rows;
   }
+  if (least == INT64_MAX) best.rows = kManyRows;
+  best.blocks.y = (task.height + best.rows - 1) / best.rows;
+  return best;
 }
 
 }  // namespace

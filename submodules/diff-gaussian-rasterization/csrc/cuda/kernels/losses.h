@@ -27,7 +27,7 @@ struct Photometric {
   __host__ __device__ int64_t num_values() const { return int64_t(num_images) * height * floats(); }
 };
 
-// How many blocks of threads share an image depends on its size only.
+// How many blocks of threads share the images depends on their sizes and on the GPU.
 int photometric_blocks(const Photometric&);
 
 // Fills `value`, and `gradient` where it is wanted.
