@@ -48,12 +48,16 @@ def _is_broken_library(failure: BaseException) -> bool:
     return isinstance(failure, OSError) and failure.errno is None and ".so" in str(failure)
 
 
-def is_out_of_memory(failure: BaseException) -> bool:
-    """Whether an allocation failed, of the host or of a GPU."""
-    if isinstance(failure, MemoryError):
-        return True
+def is_out_of_memory(failure: BaseException | None) -> bool:
+    """Whether an allocation failed, of the host or of a GPU, or led to the failure.
+
+    A GPU that runs out of memory while a step is recorded fails once more when recording ends.
+    """
+    if failure is None:
+        return False
     said = str(failure).lower()
-    return isinstance(failure, RuntimeError) and any(words in said for words in OUT_OF_MEMORY)
+    is_torch = isinstance(failure, RuntimeError) and any(words in said for words in OUT_OF_MEMORY)
+    return is_torch or isinstance(failure, MemoryError) or is_out_of_memory(failure.__context__)
 
 
 def report(failure: BaseException) -> int:

@@ -15,8 +15,9 @@ from arguments.messages import Messages, UserError
 from evaluation.metrics import quantise
 from gaussian_renderer import render_image
 from gaussian_renderer.device import choose_device
+from masks.evidence import Comparison
 from masks.features import FeatureExtractor
-from masks.maskers import Comparison, Masker
+from masks.maskers import Masker
 from scene.capture import Capture, load_capture
 from scene.gaussians import Gaussians
 from training import checkpoint

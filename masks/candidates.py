@@ -6,13 +6,12 @@ Knows nothing of how they were found, of residuals or of training.
 import io
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Float64, Int, Int32, Int64
+from jaxtyping import Int, Int32
 from numpy import ndarray
 from torch import Tensor
 
@@ -137,104 +136,3 @@ def _checked(arrays: Mapping[str, ndarray]) -> CandidateFile:
     )
     digest = arrays["digest"].astype(np.uint8).tobytes().decode("ascii")
     return CandidateFile(labels.astype(np.int32), verdicts, digest)
-
-
-FIXED_POINT = 1 << 20  # integers per unit: sums of them are exact and depend on no order
-
-
-@dataclass(frozen=True)
-class SegmentBank:
-    """Candidates of all photos of one size, laid out so that any of them are counted at once.
-
-    An entry is a pixel of a segment; the entries of a photo lie segment by segment, so that a
-    segment's sum is the difference of two prefix sums. Sums are integers, hence the same in
-    whatever order a device adds.
-
-    Attributes:
-        pixels: pixel of each entry; the first entry of a photo belongs to no segment, and what a
-            photo has fewer than others is filled up at its end.
-        segments: segment of each entry; the last number has no pixels.
-        ends: last entry of each segment, after a leading 0.
-        areas: pixels of each segment, at least 1, in units of 1 / FIXED_POINT.
-    """
-
-    pixels: Int32[Tensor, "V K"]
-    segments: Int32[Tensor, "V K"]
-    ends: Int64[Tensor, "V S1"]
-    areas: Float64[Tensor, "V S"]
-
-    @classmethod
-    def of(cls, candidates: Sequence[Candidates], device: torch.device) -> "SegmentBank":
-        """Number the segments of all layers of each photo in one row and sort their pixels."""
-        laid_out = [_sorted_by_segment(one.labels.numpy()) for one in candidates]
-        num_entries = max(len(photo.pixels) for photo in laid_out)
-        num_segments = max(len(photo.ends) for photo in laid_out)  # one of them without pixels
-        pixels = np.zeros((len(laid_out), num_entries), dtype=np.int32)
-        segments = np.full_like(pixels, num_segments - 1)
-        ends = np.zeros((len(laid_out), num_segments + 1), dtype=np.int64)
-        for view, photo in enumerate(laid_out):
-            pixels[view, : len(photo.pixels)] = photo.pixels
-            segments[view, 1 : len(photo.segments)] = photo.segments[1:]
-            ends[view, : len(photo.ends)] = photo.ends
-            ends[view, len(photo.ends) :] = photo.ends[-1]
-        areas = np.maximum(np.diff(ends), 1) * float(FIXED_POINT)
-        arrays = (pixels, segments, ends, areas)
-        return cls(*(torch.from_numpy(array).to(device) for array in arrays))
-
-    def at(self, rows: Int[Tensor, " C"]) -> "PhotoSegments":
-        """The candidates of the photos at `rows`."""
-        return PhotoSegments(
-            self.pixels[rows].long(), self.segments[rows].long(), self.ends[rows], self.areas[rows]
-        )
-
-
-@dataclass(frozen=True)
-class PhotoSegments:
-    """Rows of a `SegmentBank`."""
-
-    pixels: Int64[Tensor, "C K"]
-    segments: Int64[Tensor, "C K"]
-    ends: Int64[Tensor, "C S1"]
-    areas: Float64[Tensor, "C S"]
-
-    def density(self, values: Float[Tensor, "C Q H W"]) -> Float64[Tensor, "C Q S"]:
-        """Mean of each quantity inside each segment; 0 without pixels."""
-        num_quantities = values.shape[1]
-        fixed = (values.flatten(2) * FIXED_POINT).long()
-        entries = fixed.gather(2, self.pixels[:, None].expand(-1, num_quantities, -1))
-        # One row for all: a scan along one long row is fast on every device. The differences
-        # below take what the rows before have added away again.
-        sums = entries.flatten().cumsum(0).reshape(entries.shape)
-        at_ends = sums.gather(2, self.ends[:, None].expand(-1, num_quantities, -1))
-        return at_ends.diff(dim=2) / self.areas[:, None]
-
-    def outside(self, chosen: Bool[Tensor, "C S"], num_pixels: int) -> Bool[Tensor, "C P"]:
-        """The pixels in none of the chosen segments; one without pixels must not be chosen."""
-        hits = chosen.int().gather(1, self.segments)
-        count = hits.new_zeros(len(hits), num_pixels)
-        return count.scatter_add_(1, self.pixels, hits) == 0
-
-
-@dataclass(frozen=True)
-class _SortedPixels:
-    """The entries of one photo; the first belongs to none, `ends` begins with that."""
-
-    pixels: Int[ndarray, " K"]
-    segments: Int[ndarray, " K"]
-    ends: Int[ndarray, " S1"]
-
-
-def _sorted_by_segment(labels: Int[ndarray, "L H W"]) -> _SortedPixels:
-    layers = labels.reshape(len(labels), -1).astype(np.int64)
-    counts = layers.max(axis=1)
-    before = np.cumsum(counts) - counts
-    layer, pixel = np.nonzero(layers)
-    segment = layers[layer, pixel] + before[layer] - 1
-    order = np.argsort(segment, kind="stable")
-    ends = np.cumsum(np.bincount(segment, minlength=int(counts.sum())))
-    leading = np.zeros(1, dtype=np.int64)
-    return _SortedPixels(
-        np.concatenate([leading, pixel[order]]),
-        np.concatenate([leading, segment[order]]),
-        np.concatenate([leading, ends]),
-    )

@@ -6,18 +6,24 @@ are used.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from types import MappingProxyType
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
-from diff_gaussian_rasterization import adam_step_, color_residual, kth_smallest_of_each
-from jaxtyping import Bool, Float, Float32, Int
+from diff_gaussian_rasterization import (
+    SegmentRule,
+    TrustBank,
+    adam_step_,
+    trust_loss,
+    trust_step_,
+)
+from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
-from masks.candidates import Candidates, SegmentBank
-from masks.features import FeatureExtractor, Photos, as_fractions, feature_residual
+from masks.candidates import Candidates
+from masks.evidence import Evidence
+from masks.segment_bank import Residuals, SegmentBank, excess
 
 MaskerKind = Literal["none", "hard", "soft"]
 CandidateSource = Callable[[int], Candidates]
@@ -41,7 +47,7 @@ class MaskerSettings:
     any keep their candidates; 0 is the paper's rule."""
 
     certain_excess: float = 0.4
-    """Mean distrust (as by `excess` below) that makes a segment a distractor even where larger
+    """Mean distrust (as by `excess`) that makes a segment a distractor even where larger
     residuals elsewhere take up the quantiles; 1 is the paper's rule."""
 
     soft_target: Literal["excess", "minmax"] = "excess"
@@ -105,7 +111,7 @@ class Masker(Protocol):
 
     def __call__(
         self,
-        seen: "Evidence",
+        seen: Evidence,
         rows: Int[Tensor, " C"],
     ) -> MaskResult:
         """Trust of each pixel of the photos that a rendering was held against.
@@ -133,7 +139,7 @@ class TrustAll:
 
     def __call__(
         self,
-        seen: "Evidence",
+        seen: Evidence,
         rows: Int[Tensor, " C"],  # noqa: ARG002 - the protocol's arguments
     ) -> MaskResult:
         """Weight 1 everywhere."""
@@ -150,147 +156,27 @@ class TrustAll:
         """Nothing to load."""
 
 
-def quantiles(
-    values: Sequence[Float[Tensor, "C H W"]], shares: Sequence[float]
-) -> Float[Tensor, "Q C 1 1"]:
-    """The value of each image that a share of its pixels do not exceed (no interpolation).
-
-    Args:
-        shares: one for each of the values, which may be there more than once.
-    """
-    flat = [value.flatten(1) for value in values]
-    ranks = [max(1, round(share * flat[0].shape[1])) for share in shares]
-    return kth_smallest_of_each(flat, ranks)[..., None, None]
-
-
-USUAL_RESIDUAL = 0.1  # blur and noise of a good rendering reach this in most photos
-CLEAR_EXCESS = 0.3  # beyond the usual: another object stands there
-
-
-def excess(
-    residual: Float[Tensor, "C H W"], median: Float[Tensor, "C 1 1"]
-) -> Float[Tensor, "C H W"]:
-    """Distrust: 0 up to the photo's usual residual, 1 where it is clearly exceeded.
-
-    A photo in another light differs as a whole; its median is then what is usual, so that half of
-    it stays trusted.
-    """
-    usual = median.clamp_min(USUAL_RESIDUAL)
-    return ((residual - usual) / CLEAR_EXCESS).clamp(0.0, 1.0)
-
-
-def trust_by_span(residual: Float[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
-    """From 0 at the largest residual of each photo to 1 at its smallest, as in AsymGS."""
-    low = residual.amin(dim=(1, 2), keepdim=True)
-    span = residual.amax(dim=(1, 2), keepdim=True) - low
-    return 1.0 - (residual - low) / span.clamp_min(1e-12)
-
-
-class Comparison:
-    """Renderings of the same photos by several branches, held against the photos.
-
-    What is asked of one rendering is computed for all of them at once, and only when asked for.
-    """
-
-    def __init__(
-        self,
-        colors: Sequence[Float[Tensor, "C H W 3"]],
-        photos: Photos,
-        features: FeatureExtractor,
-    ) -> None:
-        self.colors = [color.detach() for color in colors]
-        self.photos = photos
-        self._features = features
-        self._medians: Float[Tensor, "B 1 1"] | None = None
-
-    def of(self, number: int) -> "Evidence":
-        """What there is to say of one rendering."""
-        return Evidence(self, number)
-
-    @cached_property
-    def by_color(self) -> list[Float[Tensor, "C H W"]]:
-        """Mean absolute difference over the channels."""
-        if self.photos.device.type == "cuda":
-            return list(color_residual(self.colors, self.photos).split(len(self.photos)))
-        image = as_fractions(self.photos)
-        return [(color - image).abs().mean(dim=-1) for color in self.colors]
-
-    @cached_property
-    def by_feature(self) -> list[Float[Tensor, "C H W"]]:
-        """One minus the cosine between the features of each rendering and of the photos."""
-        return list(self._of_all.split(len(self.photos)))
-
-    def thresholds(
-        self, number: int, color_share: float, feature_share: float
-    ) -> tuple[Float[Tensor, "C 1 1"], Float[Tensor, "C 1 1"]]:
-        """What those shares of a photo's colour and feature residuals do not exceed.
-
-        The medians that `distrust` needs are found in the same pass over the pixels.
-        """
-        values = [self.by_color[number], self.by_feature[number]]
-        shares = [color_share, feature_share]
-        if self._medians is None:
-            values += self.by_feature
-            shares += [0.5] * len(self.by_feature)
-        found = quantiles(values, shares)
-        if self._medians is None:
-            self._medians = found[2:].flatten(0, 1)
-        return found[0], found[1]
-
-    @cached_property
-    def distrust(self) -> list[Float[Tensor, "C H W"]]:
-        """By how much each pixel exceeds its photo's usual feature residual, in [0, 1]."""
-        if self._medians is None:
-            self._medians = quantiles(self.by_feature, [0.5] * len(self.by_feature)).flatten(0, 1)
-        return list(excess(self._of_all, self._medians).split(len(self.photos)))
-
-    @cached_property
-    def _of_all(self) -> Float[Tensor, "B H W"]:
-        return feature_residual(self.colors, self.photos, self._features)
+CLEAR_EXCESS = 0.3  # beyond the usual residual: another object stands there
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """One rendering of some photos among those of a comparison."""
+class Scale:
+    """Which feature residuals are trusted: in full up to `low`, not at all from `low + span` on."""
 
-    comparison: Comparison
-    number: int
-
-    @property
-    def color(self) -> Float[Tensor, "C H W 3"]:
-        """The rendering."""
-        return self.comparison.colors[self.number]
-
-    @property
-    def by_color(self) -> Float[Tensor, "C H W"]:
-        """Mean absolute difference over the channels."""
-        return self.comparison.by_color[self.number]
-
-    @property
-    def by_feature(self) -> Float[Tensor, "C H W"]:
-        """One minus the cosine between the features."""
-        return self.comparison.by_feature[self.number]
-
-    def thresholds(
-        self, color_share: float, feature_share: float
-    ) -> tuple[Float[Tensor, "C 1 1"], Float[Tensor, "C 1 1"]]:
-        """What those shares of a photo's colour and feature residuals do not exceed."""
-        return self.comparison.thresholds(self.number, color_share, feature_share)
-
-    @property
-    def distrust(self) -> Float[Tensor, "C H W"]:
-        """By how much the feature residual exceeds the photo's usual one, in [0, 1]."""
-        return self.comparison.distrust[self.number]
+    low: Float[Tensor, "C 1 1"]
+    span: Float[Tensor, "C 1 1"]
 
 
-def trust_of_the_usual(seen: Evidence) -> Float[Tensor, "C H W"]:
+def scale_of_the_usual(seen: Evidence) -> Scale:
     """Full trust up to the photo's usual residual, none where it is clearly exceeded."""
-    return 1.0 - seen.distrust
+    return Scale(seen.usual, torch.full_like(seen.usual, CLEAR_EXCESS))
 
 
-def trust_of_the_best(seen: Evidence) -> Float[Tensor, "C H W"]:
-    """Trust stretched over the residuals that each photo has."""
-    return trust_by_span(seen.by_feature)
+def scale_of_the_best(seen: Evidence) -> Scale:
+    """Trust from 0 at the largest residual of each photo to 1 at its smallest, as in AsymGS."""
+    low = seen.by_feature.amin(dim=(1, 2), keepdim=True)
+    span = seen.by_feature.amax(dim=(1, 2), keepdim=True) - low
+    return Scale(low, span.clamp_min(1e-12))
 
 
 class CandidateMasker(TrustAll):
@@ -309,6 +195,9 @@ class CandidateMasker(TrustAll):
         candidates: CandidateSource,
     ) -> None:
         self._settings = settings
+        self._rule = SegmentRule(
+            settings.min_feature_residual, CLEAR_EXCESS, settings.certain_excess
+        )
         self._photos = photos
         self._candidates = candidates
         self._banks: dict[tuple[int, int], SegmentBank] = {}
@@ -316,32 +205,18 @@ class CandidateMasker(TrustAll):
     @torch.no_grad()
     def __call__(
         self,
-        seen: "Evidence",
+        seen: Evidence,
         rows: Int[Tensor, " C"],
     ) -> MaskResult:
         """0 inside distractor segments, 1 elsewhere."""
         settings = self._settings
-        by_color, by_feature = seen.by_color, seen.by_feature
         color, feature = seen.thresholds(settings.quantile, settings.feature_quantile)
-        is_high = (by_color > color) & (by_feature > feature)
-        weight = self._static(is_high, seen, rows).to(by_color.dtype)
+        residuals = Residuals(seen.by_color, seen.by_feature, color, feature, seen.usual)
+        weight = self._bank(seen.by_feature).trust(rows, residuals, self._rule)
         if settings.dilation:
             reach = settings.dilation
             weight = -F.max_pool2d(-weight, 2 * reach + 1, stride=1, padding=reach)
         return MaskResult(weight)
-
-    def _static(
-        self, is_high: Bool[Tensor, "C H W"], seen: "Evidence", rows: Int[Tensor, " C"]
-    ) -> Bool[Tensor, "C H W"]:
-        """The pixels of no distractor."""
-        residual = seen.by_feature
-        segments = self._bank(residual).at(rows)
-        quantities = torch.stack([is_high.to(residual.dtype), residual, seen.distrust], dim=1)
-        high, differs, distrusted = segments.density(quantities).unbind(1)
-        usual = is_high.flatten(1).mean(dim=1, keepdim=True, dtype=torch.float64)
-        chosen = (high > usual) & (differs > self._settings.min_feature_residual)
-        chosen |= distrusted > self._settings.certain_excess
-        return segments.outside(chosen, is_high[0].numel()).reshape(is_high.shape)
 
     def _bank(self, like: Float[Tensor, "C H W"]) -> SegmentBank:
         height, width = like.shape[1:]
@@ -370,28 +245,18 @@ def _views_of(photos: Sequence[PhotoSet], like: Float[Tensor, "C H W"]) -> tuple
     raise ValueError(f"no training photo is {(height, width)}, there are {sizes}")
 
 
-@dataclass
-class PixelLogits:
-    """The soft masks of all photos of one size: trust = sigmoid(SHARPNESS * logits)."""
-
-    logits: Float32[Tensor, "V H W"]
-    exp_avg: Float32[Tensor, "V H W"]
-    exp_avg_sq: Float32[Tensor, "V H W"]
-    num_updates: Int[Tensor, " V"]
-
-    @classmethod
-    def fresh(cls, num_photos: int, like: Float[Tensor, "C H W"], logit: float) -> "PixelLogits":
-        """Nothing learnt yet."""
-        logits = like.new_full((num_photos, *like.shape[1:]), logit)
-        count = torch.zeros(num_photos, dtype=torch.int64, device=like.device)
-        return cls(logits, torch.zeros_like(logits), torch.zeros_like(logits), count)
+def fresh_bank(num_photos: int, like: Float[Tensor, "C H W"], logit: float) -> TrustBank:
+    """The soft masks of photos of the size of `like`, before anything is learnt."""
+    logits = like.new_full((num_photos, *like.shape[1:]), logit)
+    count = torch.zeros(num_photos, dtype=torch.int64, device=like.device)
+    return TrustBank(logits, torch.zeros_like(logits), torch.zeros_like(logits), count)
 
 
 @dataclass(frozen=True)
 class Drawn:
     """Photos that the last call judged, with the logits that their gradient arrives in."""
 
-    bank: PixelLogits
+    bank: TrustBank
     rows: Int[Tensor, " C"]
     logits: Float32[Tensor, "C H W"]
 
@@ -408,12 +273,12 @@ class PixelwiseMasker:
     BETAS = (0.9, 0.999)
     EPSILON = 1e-15
     UNBIASED_AFTER = 20_000  # updates, after which Adam's corrections are 1 in float32
-    TARGETS = MappingProxyType({"excess": trust_of_the_usual, "minmax": trust_of_the_best})
+    TARGETS = MappingProxyType({"excess": scale_of_the_usual, "minmax": scale_of_the_best})
 
     def __init__(self, settings: MaskerSettings, photos: Sequence[PhotoSet]) -> None:
         self._settings = settings
         self._photos = photos
-        self._banks: dict[tuple[int, int], PixelLogits] = {}
+        self._banks: dict[tuple[int, int], TrustBank] = {}
         self._saved: dict[str, Tensor] = {}
         self._drawn: list[Drawn] = []
         self._rates = self._adam_rates()
@@ -426,22 +291,29 @@ class PixelwiseMasker:
 
     def __call__(
         self,
-        seen: "Evidence",
+        seen: Evidence,
         rows: Int[Tensor, " C"],
     ) -> MaskResult:
         """The learned trust, and its distance from what the feature residual says now."""
-        target = self.TARGETS[self._settings.soft_target](seen)
-        bank = self._bank(target)
+        residual, scale = seen.by_feature, self.TARGETS[self._settings.soft_target](seen)
+        bank = self._bank(residual)
         logits = bank.logits[rows].requires_grad_()
         self._drawn.append(Drawn(bank, rows, logits))
+        if residual.is_cuda:
+            low, span = scale.low.flatten(), scale.span.flatten()
+            loss, weight = trust_loss(
+                logits, residual, low=low, span=span, sharpness=self.SHARPNESS
+            )
+            return MaskResult(weight, loss)
         weight = torch.sigmoid(self.SHARPNESS * logits)
+        target = 1.0 - excess(residual, scale.low, scale.span)
         return MaskResult(weight.detach(), (weight - target).abs().mean())
 
-    def _bank(self, like: Float[Tensor, "C H W"]) -> PixelLogits:
+    def _bank(self, like: Float[Tensor, "C H W"]) -> TrustBank:
         height, width = like.shape[1:]
         if (height, width) not in self._banks:
             count = len(_views_of(self._photos, like))
-            bank = PixelLogits.fresh(count, like, self.FIRST_LOGIT)
+            bank = fresh_bank(count, like, self.FIRST_LOGIT)
             self._restore(bank, f"{width}x{height}")
             self._banks[height, width] = bank
             self._rates = self._rates.to(like.device)
@@ -459,6 +331,19 @@ class PixelwiseMasker:
         self, drawn: Drawn, grad: Float32[Tensor, "C H W"], frozen: Int[Tensor, "1"] | None
     ) -> None:
         bank, rows, logits = drawn.bank, drawn.rows, drawn.logits.detach()
+        if logits.is_cuda:
+            trust_step_(
+                bank,
+                rows,
+                grad,
+                self._rates,
+                beta1=self.BETAS[0],
+                beta2=self.BETAS[1],
+                eps=self.EPSILON,
+                most=self.LARGEST_LOGIT,
+                frozen=frozen,
+            )
+            return
         if len(rows) > 1:  # a photo that was drawn twice learns once, from both gradients
             is_same = (rows[:, None] == rows).to(grad.dtype)
             grad = (is_same @ grad.flatten(1)).reshape(grad.shape)
@@ -497,7 +382,7 @@ class PixelwiseMasker:
         self._banks.clear()
         self._drawn.clear()
 
-    def _restore(self, bank: PixelLogits, size: str) -> None:
+    def _restore(self, bank: TrustBank, size: str) -> None:
         """Take over what a checkpoint says of the photos of one size."""
         if f"rows/{size}" not in self._saved:
             return

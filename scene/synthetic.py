@@ -30,6 +30,7 @@ FIELD_OF_VIEW = 68.0  # degrees, horizontal
 KEYPOINT_NOISE = 0.3  # pixels, standard deviation per axis
 FOUND_SHARE = 0.6  # of the photos that see a point, those whose matcher found it
 SHORTEST_TRACK = 2
+MOST_THREADS = 16  # each holds the rays of one photo: 60 MB at 504x378
 HIDDEN_BY = 2e-3  # relative depth by which a nearer surface hides a point
 
 
@@ -89,12 +90,16 @@ def make_capture(out: Path, size: CaptureSize, seed: int = 0) -> None:
     extras = moving + ((),) * len(test)
     names = [f"walk_{k:03d}.png" for k in range(len(train))]
     names += [f"test_{k:03d}.png" for k in range(len(test))]
-    shots = _all(lambda k: take(views[k], room, extras[k]), len(views))
-    for name, shot in zip(names, shots, strict=True):
-        _save(out / "images" / name, shot.image)
-        _save(out / "images_clean" / name, shot.clean)
-        if name.startswith("walk"):
-            _save(out / "gt_distractors" / name, shot.moving.astype(np.uint8) * 255)
+
+    def shoot(k: int) -> Shot:
+        shot = take(views[k], room, extras[k])
+        _save(out / "images" / names[k], shot.image)
+        _save(out / "images_clean" / names[k], shot.clean)
+        if k < len(train):
+            _save(out / "gt_distractors" / names[k], shot.moving.astype(np.uint8) * 255)
+        return shot
+
+    shots = _all(shoot, len(views))
     (out / "train_list.txt").write_text("\n".join(names[: len(train)]) + "\n")
     (out / "test_list.txt").write_text("\n".join(names[len(train) :]) + "\n")
     write_model(
@@ -227,7 +232,7 @@ def _visible(
 
 def _all(work: Callable[[int], Result], count: int) -> list[Result]:
     """`work` of 0, 1, ... in that order; threads share the photos, so the order of work is free."""
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
         return list(pool.map(work, range(count)))
 
 

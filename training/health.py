@@ -105,8 +105,16 @@ def write_replay(model_path: Path, state: TrainState, replay: Replay) -> Path:
     return path
 
 
+def _check_loss(stats: StepStats) -> None:
+    if not math.isfinite(float(stats.loss.detach())):
+        raise NonFiniteError("the loss is not finite")
+
+
 class Health:
-    """Looks at a run after every step, or where a GPU should not be waited for, now and then."""
+    """Looks at a run after every step, or where a GPU should not be waited for, now and then.
+
+    What is saved or reported is looked at whole before.
+    """
 
     def __init__(self, state: TrainState, max_gaussians: int, messages: Messages) -> None:
         self._state, self._messages = state, messages
@@ -124,13 +132,23 @@ class Health:
         Raises:
             NonFiniteError: names the loss or the parameter.
         """
-        if not math.isfinite(float(stats.loss.detach())):
-            raise NonFiniteError("the loss is not finite")
+        _check_loss(stats)
         trained = self._state.trained
         parameters = [(b.name, n, p) for b in trained for n, p in b.gaussians.parameters()]
         branch, name, parameter = parameters[self._state.step % len(parameters)]
         if not _is_finite(parameter.detach()):
             raise NonFiniteError(f"{name} of branch {branch} is not finite")
+
+    def of_all(self, stats: StepStats) -> None:
+        """The loss and every number of the state, so that no checkpoint holds a bad one.
+
+        Raises:
+            NonFiniteError: names the loss or the tensor.
+        """
+        _check_loss(stats)
+        bad = find_bad(self._state)
+        if bad is not None:
+            raise NonFiniteError(f"{bad} is not finite")
 
     def at_report(self) -> None:
         """What changes slowly: the number of Gaussians, how many learn, the host's memory.

@@ -121,20 +121,26 @@ class Run:
             began, first = time.perf_counter(), state.step
             try:
                 stats = stepper.advance(self._next_stop(stepper.stride))
-                is_due = state.step % REPORT_EVERY == 0 or state.step == last
-                if is_due or state.result.device.type == "cpu":
+                reports = state.step % REPORT_EVERY == 0 or state.step == last
+                saves = self._is_save_due()
+                is_known_good = reports or saves or request.number is not None
+                if is_known_good:
+                    health.of_all(stats)
+                elif state.result.device.type == "cpu":
                     health.after_step(stats)
             except Exception as failure:
                 trouble = diagnose(failure, state)
                 if trouble is None:
                     raise
                 return trouble
-            if is_due:
+            if reports:
                 self._report(stats, health, bar)
             self.record.seconds += time.perf_counter() - began
             bar.update(state.step - first)
-            self._save_when_due(bar)
-            if request.number is not None:
+            if saves:
+                self._save_if_possible()
+            self._write_when_due(bar)
+            if is_known_good and request.number is not None:
                 raise self._stop(request.number)
         return None
 
@@ -174,11 +180,14 @@ class Run:
         )
         self.hooks.progress(seen)
 
-    def _save_when_due(self, bar: tqdm) -> None:
-        step, run = self.parts.state.step, self.config.run
+    def _is_save_due(self) -> bool:
         waited = time.monotonic() - self.saved_at
-        if self._saves_at(step) or waited >= (60 * run.checkpoint_minutes or math.inf):
-            self._save_if_possible()
+        is_long_ago = waited >= (60 * self.config.run.checkpoint_minutes or math.inf)
+        return is_long_ago or self._saves_at(self.parts.state.step)
+
+    def _write_when_due(self, bar: tqdm) -> None:
+        """The model, and how good it is, where the user asked for them."""
+        step, run = self.parts.state.step, self.config.run
         if step in run.save_iterations and step != run.iterations:
             export(self.model_path, self.parts.state.result, step)
         if step in run.test_iterations:

@@ -6,10 +6,9 @@ from functools import cache
 from itertools import combinations
 
 import torch
-from diff_gaussian_rasterization import photometric_loss
+from diff_gaussian_rasterization import mean_difference, photometric_losses
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.nn.functional import l1_loss
 
 
 @dataclass(frozen=True)
@@ -26,28 +25,45 @@ class LossTerm:
     value: Float[Tensor, ""]
 
 
-def color_term(
-    name: str,
-    color: Float[Tensor, "C H W 3"],
-    image: UInt8[Tensor, "C H W 3"],
-    weight: Float[Tensor, "C H W"],
-    lambda_dssim: float,
-    *,
-    composite: bool,
-) -> LossTerm:
-    """Colour and structure error of a branch at some views, learnt from trusted pixels only.
+@dataclass(frozen=True)
+class Lesson:
+    """What a branch shows of some photos, and which of their pixels it may learn from.
 
-    The weight scales gradients and nothing else: the value, and the SSIM windows beside a
-    distractor, see the whole picture (arXiv 2506.03538, X = M R + (1 - M) sg(R)).
+    Attributes:
+        weight: scales gradients and nothing else: the value, and the SSIM windows beside a
+            distractor, see the whole picture (arXiv 2506.03538, X = M R + (1 - M) sg(R)).
+    """
+
+    branch: str
+    color: Float[Tensor, "C H W 3"]
+    images: UInt8[Tensor, "C H W 3"]
+    weight: Float[Tensor, "C H W"]
+
+
+def color_terms(lessons: list[Lesson], lambda_dssim: float, *, composite: bool) -> list[LossTerm]:
+    """Colour and structure error of each lesson, learnt from trusted pixels only.
+
+    Lessons of the same photos are compared with them in one call.
 
     Args:
         composite: compare distrusted pixels with the render itself, so that neither the value nor
             a window beside them sees the distractor.
     """
-    value = photometric_loss(
-        color, image, lambda_dssim=lambda_dssim, gradient_weight=weight, composite=composite
-    )
-    return LossTerm(f"color/{name}", float(len(color)), value)
+    terms = []
+    for images in {id(lesson.images): lesson.images for lesson in lessons}.values():
+        alike = [lesson for lesson in lessons if lesson.images is images]
+        values = photometric_losses(
+            [lesson.color for lesson in alike],
+            images,
+            lambda_dssim=lambda_dssim,
+            gradient_weights=[lesson.weight for lesson in alike],
+            composite=composite,
+        )
+        terms += [
+            LossTerm(f"color/{lesson.branch}", float(len(lesson.color)), value)
+            for lesson, value in zip(alike, values, strict=True)
+        ]
+    return terms
 
 
 def agreement_term(pictures: list[Float[Tensor, "C H W 3"]], weight: float) -> LossTerm:
@@ -56,7 +72,7 @@ def agreement_term(pictures: list[Float[Tensor, "C H W 3"]], weight: float) -> L
     Args:
         pictures: of each branch, all of the same views.
     """
-    gaps = [l1_loss(mine, theirs) for mine, theirs in combinations(pictures, 2)]
+    gaps = [mean_difference(mine, theirs) for mine, theirs in combinations(pictures, 2)]
     value = gaps[0] if len(gaps) == 1 else torch.stack(gaps).sum()
     return LossTerm("agreement", weight * len(pictures[0]), value)
 

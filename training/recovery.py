@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from arguments.config import TrainConfig
+from arguments.failures import is_out_of_memory
 from arguments.messages import ExitCode, Messages, UserError
 from training import checkpoint
 from training.densification import build_strategy
@@ -64,7 +65,7 @@ class Recovery:
             last = "no checkpoint" if found is None else f"the last good checkpoint is {found.path}"
             raise UserError(f"{what}; gave up after {returns} returns, {last}", trouble.code)
         self._release()
-        checkpoint.restore(found, state)
+        self._restore(found, what)
         if is_memory:
             record.backoffs += 1
             config = self._with_lower_cap(config, int(CAP_SHARE * count))
@@ -75,11 +76,29 @@ class Recovery:
         self.messages.warn(f"{what}; back to step {state.step} with {change}")
         return config
 
+    def _restore(self, found: checkpoint.Checkpoint, what: str) -> None:
+        """Put the state back.
+
+        Raises:
+            UserError: what is free now is too little even for the state of the checkpoint.
+        """
+        try:
+            checkpoint.restore(found, self.parts.state)
+        except Exception as failure:
+            if not is_out_of_memory(failure):
+                raise
+            raise UserError(
+                f"{what}; too little is free to go back, the last good checkpoint is {found.path}",
+                ExitCode.MEMORY,
+            ) from failure
+
     def _release(self) -> None:
-        """Drop what a failed step has left in memory."""
-        for branch in self.parts.state.trained:
-            for _, parameter in branch.gaussians.parameters():
-                parameter.grad = None
+        """Drop what a failed step has left in memory, the state that it has spoilt included.
+
+        Growth may have failed half way, with more rows here than there; and a GPU that had no room
+        for the failed step may have none for two states.
+        """
+        self.parts.state.drop_rows()
         gc.collect()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from scene.gaussians import Gaussians, side_by_side
 from training.branches import Branch, ProxyBranch, TrainedBranch
 from training.densification import GrowthState
+from training.optimizers import GaussianAdam
 
 
 @dataclass
@@ -51,6 +53,15 @@ class TrainState:
                     named |= {f"{branch.name}/mask{i}/{n}": t for n, t in masker.state().items()}
         return {name: tensor.detach() for name, tensor in named.items()}
 
+    def drop_rows(self) -> None:
+        """Forget every Gaussian and all that follows it, and give their memory back."""
+        for branch in self.branches:
+            branch.gaussians = branch.gaussians.map(lambda t: t.detach()[:0].clone())
+            if isinstance(branch, TrainedBranch):
+                branch.gaussians.requires_grad_()
+                branch.optimizer = GaussianAdam(branch.gaussians)
+                branch.growth = branch.strategy.initialize_state(branch.gaussians)
+
     def load(self, tensors: dict[str, Tensor], step: int) -> None:
         """Take everything from a checkpoint that `tensors` made; on this state's device.
 
@@ -59,17 +70,21 @@ class TrainState:
         """
         self.step = step
         device = self.result.device
-        groups = _grouped({name: tensor.to(device) for name, tensor in tensors.items()})
-        for branch in self.branches:
+        groups = _grouped(tensors)
+        for branch in self.branches:  # part by part: a GPU may have no room for old and new states
             parts = groups[branch.name]
-            branch.gaussians = Gaussians(**parts["gaussians"])
+            branch.gaussians = Gaussians(**_on(device, parts["gaussians"]))
             if isinstance(branch, TrainedBranch):
                 branch.gaussians.requires_grad_()
-                branch.optimizer.load(parts["adam"])
-                branch.growth = GrowthState(**parts["growth"])
+                branch.optimizer.load(_on(device, parts["adam"]))
+                branch.growth = GrowthState(**_on(device, parts["growth"]))
                 for i, masker in enumerate(branch.maskers):
-                    masker.load_state(parts.get(f"mask{i}", {}))
+                    masker.load_state(_on(device, parts.get(f"mask{i}", {})))
         self.lay_out()
+
+
+def _on(device: torch.device, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 def _grouped(tensors: dict[str, Tensor]) -> dict[str, dict[str, dict[str, Tensor]]]:

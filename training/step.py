@@ -14,15 +14,16 @@ from torch.nn.functional import mse_loss
 
 from arguments.config import TrainConfig
 from gaussian_renderer import Render
+from masks.evidence import Comparison
 from masks.features import FeatureExtractor
 from masks.files import combine
-from masks.maskers import Comparison
 from scene.cameras import Cameras
 from training.branches import RenderSettings, TrainedBranch, Update, render_branches
 from training.losses import (
+    Lesson,
     LossTerm,
     agreement_term,
-    color_term,
+    color_terms,
     only_where_distrusted,
     weighted_sum,
 )
@@ -201,12 +202,17 @@ def train_step(
     if guard is not None:
         _watch(shown, guard, NO_LIMIT if pair_capacity is None else pair_capacity)
 
-    terms: list[LossTerm] = []
+    masks: list[LossTerm] = []
+    lessons: list[Lesson] = []
     own: list[OwnView] = []
     for number, branch in enumerate(state.trained):
         for seen in shown:
-            if number in seen.renders:
-                terms += _lesson(number, branch, seen, own, mode, context)
+            judged = _judge(number, branch, seen, own, mode, context)
+            lessons += judged.lessons
+            masks += judged.terms
+    optimization, mask = context.config.optimization, context.config.mask
+    is_composite = mask.mask_target == "composite"
+    terms = color_terms(lessons, optimization.lambda_dssim, composite=is_composite) + masks
     if mode.agrees:
         terms += [_agreement(seen, own, context) for seen in shown]
     loss = weighted_sum(terms)
@@ -300,18 +306,25 @@ def _watch(shown: list[Shown], guard: Guard, capacity: int) -> None:
         watch_(guard.counters, counts, capacity, guard.frozen)
 
 
-def _lesson(
+@dataclass(frozen=True)
+class Judged:
+    """What a branch may learn from views, and the lesson of its mask when due; maybe nothing."""
+
+    lessons: list[Lesson]
+    terms: list[LossTerm]
+
+
+def _judge(
     number: int,
     branch: TrainedBranch,
     seen: Shown,
     own: list[OwnView],
     mode: StepMode,
     context: StepContext,
-) -> list[LossTerm]:
-    """What a branch learns from views that it shows: colour, and its mask's lesson when due.
-
-    Notes its own view in `own` if it is among them.
-    """
+) -> Judged:
+    """Ask a branch's mask about the views that it shows; notes its own view in `own`."""
+    if number not in seen.renders:
+        return Judged([], [])
     config, render = context.config, seen.renders[number]
     views, color = seen.views, render.color
     evidence = seen.compared.of(list(seen.renders).index(number))
@@ -319,7 +332,7 @@ def _lesson(
     first = 0
     if config.agreement.supervision == "own" and len(views.owners) > 1:
         if camera is None:
-            return []
+            return Judged([], [])
         views, color = views.only(camera), color[camera, None]
         first = camera
         evidence = Comparison([color], views.images, context.features).of(0)
@@ -328,13 +341,11 @@ def _lesson(
     if camera is not None:
         branch.strategy.step_pre_backward(branch.growth, render)
         own.append(OwnView(render, camera, views.images[camera - first], weight[camera - first]))
-    composite = config.mask.mask_target == "composite"
-    dssim = config.optimization.lambda_dssim
-    terms = [color_term(branch.name, color, views.images, weight, dssim, composite=composite)]
+    terms = []
     if result.loss is not None and mode.masks_learn:
         share = config.mask.mask_weight * len(color)
         terms.append(LossTerm(f"mask/{branch.name}", share, result.loss))
-    return terms
+    return Judged([Lesson(branch.name, color, views.images, weight)], terms)
 
 
 def _agreement(seen: Shown, own: list[OwnView], context: StepContext) -> LossTerm:

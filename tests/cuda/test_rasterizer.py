@@ -82,7 +82,10 @@ def test_too_little_room_is_told_and_harms_nothing(cuda: torch.device) -> None:
     for room in (0, 1, pairs // 2, pairs - 1):
         render = learn(scene, room)
         assert int(render.counts[1]) == pairs
-        assert all(tensor.isfinite().all() for tensor in outcome(scene, render))
+        found = outcome(scene, render)
+        assert all(tensor.isfinite().all() for tensor in found)
+        is_complete = room == pairs - 1  # room is made in chunks
+        assert is_complete or all((gradient == 0).all() for gradient in found[3:])
 
 
 def test_a_bad_row_is_told_without_waiting(cuda: torch.device) -> None:

@@ -2,7 +2,7 @@
 
 Each part of a run has one or two threads, by chance.
 
-    python -m tests.faults.kills --kills 200 --inside 60 [--seed 0] [--out kills.csv]
+    python -m tests.faults.kills --kills 200 --inside 60 [--seed 0] [--device cuda] [--out FILE]
 
 The oracle is the uninterrupted run of the same command. After every kill each file under a final
 name must be whole.
@@ -65,14 +65,6 @@ class Trial:
     broken: str
 
 
-def command(scene: Path, out: Path, method: str, candidates: Path) -> tuple[str, ...]:
-    """The command line of a run."""
-    return (
-        *("train", "-s", str(scene), "-m", str(out), "--method", method),
-        *("--candidates", str(candidates), *SETTINGS),
-    )
-
-
 def broken_files(out: Path) -> list[str]:
     """Every file under a final name that is not whole."""
     found = []
@@ -107,10 +99,15 @@ def first_difference(expected: Path, out: Path) -> str:
 
 
 class Harness:
-    """Uninterrupted runs of every method, and what it takes to kill others like them."""
+    """Uninterrupted runs of every method, and what it takes to kill others like them.
 
-    def __init__(self, folder: Path, commands: Commands) -> None:
-        self.folder, self.commands = folder, commands
+    Attributes:
+        device: that runs are made on, cpu or cuda.
+        straight: the folder of the uninterrupted run of each method.
+    """
+
+    def __init__(self, folder: Path, commands: Commands, device: str = "cpu") -> None:
+        self.folder, self.commands, self.device = folder, commands, device
         self.scene = folder / "scene"
         make_capture(self.scene, PRESETS["tiny"], seed=0)
         self.candidates = folder / "candidates"
@@ -121,17 +118,25 @@ class Harness:
         self.seconds: dict[str, float] = {}
         self.operations: dict[str, int] = {}
         for method, out in self.straight.items():
-            words = command(self.scene, out, method, self.candidates)
-            ended = commands.run(*words, fault=Fault(str(out / checkpoint.FOLDER)))
+            ended = commands.run(
+                *self.command(out, method), fault=Fault(str(out / checkpoint.FOLDER))
+            )
             if ended.code != 0:
                 raise RuntimeError(ended.stderr)
             self.seconds[method], self.operations[method] = ended.seconds, ended.operations
+
+    def command(self, out: Path, method: str) -> tuple[str, ...]:
+        """The command line of a run."""
+        return (
+            *("train", "-s", str(self.scene), "-m", str(out), "--method", method),
+            *("--candidates", str(self.candidates), "--device", self.device, *SETTINGS),
+        )
 
     def trial(self, method: str, num_kills: int, inside: int, rng: random.Random) -> Trial:
         """Kill a run `num_kills` times, `inside` of them in a file operation; then let it end."""
         out = self.folder / "killed"
         shutil.rmtree(out, ignore_errors=True)
-        words = command(self.scene, out, method, self.candidates)
+        words = self.command(out, method)
         kinds = [True] * inside + [False] * (num_kills - inside)
         rng.shuffle(kinds)
         killed = hit = 0
@@ -175,11 +180,13 @@ class Harness:
         return lambda pid: threading.Thread(target=kill, args=(pid,), daemon=True).start()
 
 
-def trials(folder: Path, num_kills: int, num_inside: int, seed: int) -> Iterator[Trial]:
+def trials(
+    folder: Path, num_kills: int, num_inside: int, seed: int, device: str = "cpu"
+) -> Iterator[Trial]:
     """Trials until that many kills have hit; now and then a run is killed twice."""
     rng = random.Random(seed)
     with Commands(folder / "commands") as commands:
-        harness = Harness(folder, commands)
+        harness = Harness(folder, commands, device)
         killed = hit = number = 0
         while killed < num_kills:
             together = 2 if number % 5 == 4 and num_kills - killed > 1 else 1
@@ -197,11 +204,12 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--inside", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path)
     told = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        done = list(trials(Path(folder), told.kills, told.inside, told.seed))
+        done = list(trials(Path(folder), told.kills, told.inside, told.seed, told.device))
     if told.out:
         with told.out.open("w", newline="") as file:
             table = csv.DictWriter(file, [f.name for f in fields(Trial)])

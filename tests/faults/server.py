@@ -89,12 +89,14 @@ class Request:
 
     Attributes:
         more_memory: bytes of address space beyond what the loaded program has; None is no limit.
+        gpu_memory: bytes that torch may take of the GPU; None is no limit.
     """
 
     words: tuple[str, ...]
     fault: Fault | None = None
     threads: int = 1
     more_memory: int | None = None
+    gpu_memory: int | None = None
     environment: dict[str, str] = field(default_factory=dict)
 
 
@@ -132,11 +134,12 @@ class Commands:
         fault: Fault | None = None,
         threads: int = 1,
         more_memory: int | None = None,
+        gpu_memory: int | None = None,
         environment: dict[str, str] | None = None,
         meanwhile: Callable[[int], None] = lambda pid: None,
     ) -> Outcome:
         """Run a command; `meanwhile` gets its process id as soon as it runs."""
-        request = Request(words, fault, threads, more_memory, environment or {})
+        request = Request(words, fault, threads, more_memory, gpu_memory, environment or {})
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         self._server.stdin.write(json.dumps(asdict(request)) + "\n")
@@ -210,6 +213,8 @@ def _run(request: Request) -> int:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + request.more_memory
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    if request.gpu_memory is not None:
+        limit_gpu_memory(request.gpu_memory)
     if request.fault is not None:
         fault = request.fault
         ctypes.CDLL(None).fault_arm(
@@ -224,6 +229,13 @@ def _run(request: Request) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
+
+
+def limit_gpu_memory(most: int) -> None:
+    """Let torch's allocator take that many bytes of the GPU in all; says no at once beyond them."""
+    import torch
+
+    torch.cuda.set_per_process_memory_fraction(most / torch.cuda.mem_get_info()[1])
 
 
 def _command(name: str) -> Callable[[Sequence[str]], None]:

@@ -20,6 +20,20 @@ def out_of_memory() -> BaseException:
     return raised.value
 
 
+def failed_recording() -> BaseException:
+    """What a CUDA graph raises when its recording is ended by a lack of memory."""
+
+    def record() -> None:
+        try:
+            torch.empty(1 << 60, dtype=torch.uint8)
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to an error during capture")
+
+    with pytest.raises(RuntimeError) as raised:
+        record()
+    return raised.value
+
+
 def wrong_library(folder: Path) -> BaseException:
     """What loading a compiled library for another system raises."""
     (folder / "_C.so").write_bytes(b"not a library")
@@ -38,6 +52,7 @@ def test_each_failure_has_its_line_and_code(
         (OSError(errno.ESTALE, "Stale file handle"), 6, r"Stale file handle; check the disk"),
         (MemoryError(), 5, r"out of memory; lower --max_gaussians"),
         (out_of_memory(), 5, r"out of memory; lower"),
+        (failed_recording(), 5, r"out of memory; lower"),
         (ImportError("No module named 'tyro'"), 4, r"No module named 'tyro'; the installation"),
         (wrong_library(tmp_path), 4, r"_C\.so.*bash scripts/setup\.sh$"),
         (Stopped("stopped by SIGTERM", 143), 143, r"^stopped by SIGTERM$"),

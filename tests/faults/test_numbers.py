@@ -10,11 +10,13 @@ import torch
 
 from arguments.cli import parse_train
 from arguments.messages import ExitCode, Messages, UserError
+from scene.gaussians import select_rows
 from scene.host_memory import Memory
 from scene.tensor_file import read_tensors
 from training.densification import FEWEST_GAUSSIANS
 from training.health import IDLE_STEPS, Health
-from training.loop import Run
+from training.loop import REPORT_EVERY, Run
+from training.optimizers import GaussianAdam
 from training.recovery import RATE_SHARE, slowed
 from training.run import prepare
 from training.run_folder import RunRecord
@@ -25,12 +27,12 @@ PARAMETERS = ("means", "quats", "log_scales", "opacity_logits", "sh0", "shN")
 
 
 @pytest.fixture
-def make(tiny_capture: Path, tmp_path: Path) -> Callable[..., Run]:
+def make(tiny_capture: Path, tmp_path: Path, device: torch.device) -> Callable[..., Run]:
     """Prepares runs that save a checkpoint every 15 steps."""
 
     def prepared(*extra: str) -> Run:
         line = ["-s", str(tiny_capture), "-m", str(tmp_path), "--iterations", str(LAST), "--quiet"]
-        line += ["--checkpoint_every", "15", *extra]
+        line += ["--checkpoint_every", "15", "--device", device.type, *extra]
         tmp_path.mkdir(exist_ok=True)
         return prepare(parse_train(line)[0], RunRecord("running", 0), Messages(quiet=True))
 
@@ -65,9 +67,11 @@ def test_bad_parameter_is_named_with_gaussian_and_photo_and_the_run_recovers(
     run.train()
     warning = next(text for text in run.messages.warnings if "is not finite" in text)
     found_at, named = warning.split(": ", 1)
-    # The next step, or the parameter's turn where no photo shows its bad number.
+    # The next step; where no photo shows the bad number, the parameter's turn, or on a GPU the next
+    # look, here that before the checkpoint.
     step = int(found_at.removeprefix("step "))
-    assert INJECTED <= step < INJECTED + len(PARAMETERS)
+    is_cpu = run.parts.state.result.device.type == "cpu"
+    assert INJECTED <= step < INJECTED + (len(PARAMETERS) if is_cpu else REPORT_EVERY)
     assert named.startswith(f"{name} of Gaussian {ROW} (branch a) is not finite")
     assert "photo '" in warning
     assert "back to step 15 with half the learning rates" in warning
@@ -99,6 +103,21 @@ def test_every_branch_of_ema_is_watched(branch: int, make: Callable[..., Run]) -
     assert (run.parts.state.step, run.record.rollbacks) == (LAST, 1)
 
 
+def test_bad_number_that_no_photo_shows_is_in_no_checkpoint(
+    make: Callable[..., Run], tmp_path: Path
+) -> None:
+    # An infinite logit is an opacity of 1; its turn comes at step 27.
+    run = make(
+        *("--method", "dual", "--branch_masks", "none", "none", "--checkpoint_iterations", "21")
+    )
+    spoil(run, lambda r: gaussians(r, 0, "opacity_logits"), torch.inf)
+    run.train()
+    warning = next(text for text in run.messages.warnings if "is not finite" in text)
+    assert warning.startswith(f"step 21: opacity_logits of Gaussian {ROW} (branch a)")
+    assert "back to step 15" in warning
+    assert (run.parts.state.step, run.record.rollbacks) == (LAST, 1)
+
+
 def test_third_time_ends_the_run_and_leaves_the_last_good_checkpoint(
     make: Callable[..., Run], tmp_path: Path
 ) -> None:
@@ -126,7 +145,7 @@ def test_lower_rates_outlive_a_resume(make: Callable[..., Run]) -> None:
 def test_out_of_memory_goes_back_with_a_lower_cap_and_ends_with_5_the_third_time(
     make: Callable[..., Run],
 ) -> None:
-    run = make("--method", "single")
+    run = make("--method", "single", "--cuda_graphs", "off")  # a replayed step calls no hook
     count = len(run.parts.state.result)
 
     def fail(_: object) -> None:
@@ -143,6 +162,31 @@ def test_out_of_memory_goes_back_with_a_lower_cap_and_ends_with_5_the_third_time
     assert run.record.backoffs == 2
     assert run.config.run.max_gaussians == int(0.8 * count)
     assert run.parts.state.trained[0].strategy.max_gaussians == int(0.8 * count)
+
+
+def test_growth_that_ran_out_of_memory_half_way_is_undone(make: Callable[..., Run]) -> None:
+    run = make("--method", "single", "--cuda_graphs", "off")
+    count = len(run.parts.state.result)
+    failures = [1]
+
+    def grow_and_fail(_: object) -> None:
+        if run.parts.state.step < INJECTED or not failures:
+            return
+        failures.clear()
+        branch = run.parts.state.trained[0]
+        twice = torch.arange(count, device=branch.gaussians.device).repeat(2)
+        branch.gaussians = select_rows(branch.gaussians, twice).requires_grad_()
+        branch.optimizer = GaussianAdam(select_rows(branch.gaussians, twice[: count // 2]))
+        branch.gaussians.means.register_hook(no_memory)
+
+    def no_memory(_: torch.Tensor) -> None:
+        torch.empty(1 << 60, dtype=torch.uint8)
+
+    run.hooks = dataclasses.replace(run.hooks, progress=grow_and_fail)
+    run.train()
+    assert run.record.backoffs == 1
+    assert run.parts.state.step == LAST
+    assert len(run.parts.state.result) == count
 
 
 def test_other_errors_are_not_taken_for_bad_numbers(make: Callable[..., Run]) -> None:

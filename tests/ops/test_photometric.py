@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diff_gaussian_rasterization import photometric_loss, ssim_map
+from diff_gaussian_rasterization import photometric_loss, photometric_losses, ssim_map
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
@@ -223,7 +223,7 @@ def test_a_captured_loss_reads_new_images_at_each_replay(cuda: torch.device) -> 
     held = color.detach().clone()
 
     def both() -> tuple[Tensor, Tensor, Tensor]:
-        return *op(held, target, weight, None, 0.2, True, True), ssim_map(held, target)
+        return *op([held], target, [weight], [], 0.2, True, True), ssim_map(held, target)
 
     both()  # a kernel is loaded at its first use, which a capture does not allow
     graph = torch.cuda.CUDAGraph()
@@ -283,5 +283,31 @@ def test_registration_holds(device: torch.device) -> None:
     color, target = _images((1, 6, 5), device)
     gradient_weight, value_weight = _weights((1, 6, 5), device)
     op = torch.ops.twinsplat_raster.photometric.default
-    torch.library.opcheck(op, (color, target, gradient_weight, value_weight, 0.2, True, True))
+    other = color.detach().flip(1).requires_grad_()
+    weights = [gradient_weight] * 2, [value_weight] * 2
+    torch.library.opcheck(op, ([color, other], target, *weights, 0.2, True, True))
     torch.library.opcheck(torch.ops.twinsplat_raster.ssim_map.default, (color.detach(), target))
+
+
+@pytest.mark.parametrize("composite", [False, True])
+@pytest.mark.parametrize("size", [(1, 1, 1), (2, 51, 20), (3, 20, 131)])
+def test_several_pictures_cost_and_learn_what_each_does_alone(
+    size: tuple[int, int, int], composite: bool, device: torch.device
+) -> None:
+    one, target = _images(size, device)
+    colors = [one, one.detach().flip(2).requires_grad_(), one.detach().roll(1, 1).requires_grad_()]
+    weights = [torch.full(size, share, device=device) for share in (0.2, 1.0, 0.7)]
+    weights[0][:, :1] = 0
+    values = photometric_losses(colors, target, gradient_weights=weights, composite=composite)
+    together = torch.autograd.grad(values[0] + 2 * values[1] + 3 * values[2], colors)
+    for i, color in enumerate(colors):
+        alone = photometric_loss(color, target, gradient_weight=weights[i], composite=composite)
+        assert values[i].item() == pytest.approx(alone.item(), rel=1e-6)
+        (grad,) = torch.autograd.grad((i + 1) * alone, color)
+        torch.testing.assert_close(together[i], grad, rtol=1e-5, atol=1e-9)
+
+
+def test_weights_must_be_as_many_as_pictures(device: torch.device) -> None:
+    color, target = _images((1, 4, 4), device)
+    with pytest.raises(RuntimeError, match="one for each of the 2 colors, got 1"):
+        photometric_losses([color, color], target, gradient_weights=[torch.ones(1, 4, 4)])

@@ -5,6 +5,7 @@ import torch
 from diff_gaussian_rasterization import color_residual, patch_residual
 from torch import Tensor
 
+from masks.evidence import Comparison
 from masks.features import (
     FeatureSettings,
     PatchFilterBank,
@@ -12,7 +13,6 @@ from masks.features import (
     feature_residual,
     residual_of_vectors,
 )
-from masks.maskers import Comparison
 
 SIZES = [(28, 42), (30, 41), (9, 5), (1, 1), (71, 33), (50, 504)]
 

@@ -28,14 +28,15 @@ LAST = 26
 def candidates(tiny_capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Distractor candidates, made once."""
     out = tmp_path_factory.mktemp("candidates")
-    prepared(tiny_capture, out)
+    prepared(tiny_capture, out, torch.device("cpu"))
     return out / "candidates"
 
 
-def prepared(scene: Path, out: Path, *extra: str) -> Run:
+def prepared(scene: Path, out: Path, device: torch.device, *extra: str) -> Run:
     """A run before its first step."""
     out.mkdir(exist_ok=True)
-    line = ["-s", str(scene), "-m", str(out), "--quiet", "--iterations", str(LAST), *extra]
+    line = ["-s", str(scene), "-m", str(out), "--quiet", "--iterations", str(LAST)]
+    line += ["--device", device.type, *extra]
     return prepare(parse_train(line)[0], RunRecord("running", 0), Messages(quiet=True))
 
 
@@ -68,10 +69,15 @@ def assert_equal(first: Run, second: Run) -> None:
 @pytest.mark.parametrize("least_room", [1 << 18, 1])
 @pytest.mark.parametrize("method", ["dual", "ema", "single"])
 def test_static_buffers_change_no_bit_and_too_little_room_neither(
-    method: str, least_room: int, tiny_capture: Path, candidates: Path, tmp_path: Path
+    method: str,
+    least_room: int,
+    device: torch.device,
+    tiny_capture: Path,
+    candidates: Path,
+    tmp_path: Path,
 ) -> None:
     options = ("--method", method, "--candidates", str(candidates), *GROWING)
-    plain, buffered = (prepared(tiny_capture, tmp_path / n, *options) for n in ("a", "b"))
+    plain, buffered = (prepared(tiny_capture, tmp_path / n, device, *options) for n in ("a", "b"))
     one_by_one, stepper = eager(plain), static(buffered, least_room)
     for stop in stops(plain, 1):
         expected = one_by_one.advance(stop)
@@ -86,25 +92,27 @@ def test_static_buffers_change_no_bit_and_too_little_room_neither(
 
 
 def test_random_backgrounds_come_through_the_static_buffers(
-    tiny_capture: Path, tmp_path: Path
+    device: torch.device, tiny_capture: Path, tmp_path: Path
 ) -> None:
     options = ("--method", "single", "--random_background")
-    plain, buffered = (prepared(tiny_capture, tmp_path / n, *options) for n in ("a", "b"))
+    plain, buffered = (prepared(tiny_capture, tmp_path / n, device, *options) for n in ("a", "b"))
     eager(plain).advance(4)
     static(buffered).advance(4)
     assert_equal(plain, buffered)
-    other = prepared(tiny_capture, tmp_path / "c", "--method", "single")
+    other = prepared(tiny_capture, tmp_path / "c", device, "--method", "single")
     eager(other).advance(4)
     assert not torch.equal(other.parts.state.result.means, plain.parts.state.result.means)
 
 
-def test_bad_row_ends_the_run_with_its_step(tiny_capture: Path, tmp_path: Path) -> None:
-    run = prepared(tiny_capture, tmp_path, "--method", "single")
+def test_bad_row_ends_the_run_with_its_step(
+    device: torch.device, tiny_capture: Path, tmp_path: Path
+) -> None:
+    run = prepared(tiny_capture, tmp_path, device, "--method", "single")
     stepper = static(run)
     stepper.advance(3)
     stepper._guard.counters[1] = 17  # as a render on a GPU reports it
     stepper._guard.frozen.fill_(1)
-    before = run.parts.state.result.means.clone()
+    before = run.parts.state.result.means.detach().clone()
     with pytest.raises(UserError, match="step 3: row 17") as refusal:
         stepper.advance(6)
     assert refusal.value.code == ExitCode.NUMERICAL
@@ -122,15 +130,15 @@ def with_lower_photos(capture: Capture) -> Capture:
 
 @pytest.mark.parametrize("supervision", ["own", "all"])
 def test_photos_of_several_sizes_teach_both_branches(
-    supervision: str, tiny_capture: Path, tmp_path: Path
+    supervision: str, device: torch.device, tiny_capture: Path, tmp_path: Path
 ) -> None:
     line = ["-s", str(tiny_capture), "-m", str(tmp_path), "--branch_masks", "soft", "soft"]
-    line += ["--agreement_from_iter", "0", "--supervision", supervision]
+    line += ["--agreement_from_iter", "0", "--supervision", supervision, "--device", device.type]
     config, _ = parse_train(line)
     quiet = Messages(quiet=True)
     capture = with_lower_photos(load_capture(capture_settings(config), quiet))
     parts = build(config, capture, no_candidates, quiet)
-    views = ViewSource(capture, config, torch.device("cpu"))
+    views = ViewSource(capture, config, device)
     assert len(views.banks) == 2
     stepper = EagerStepper(parts.state, views, parts.context)
     seen = [stepper.advance(step) for step in range(1, 30)]
@@ -144,7 +152,8 @@ def test_steps_pause_wherever_the_host_has_something_to_do(
     tiny_capture: Path, tmp_path: Path
 ) -> None:
     run = prepared(
-        tiny_capture, tmp_path, "--method", "single", *GROWING, "--checkpoint_every", "9",
+        tiny_capture, tmp_path, torch.device("cpu"), "--method", "single", *GROWING,
+        "--checkpoint_every", "9",
         "--checkpoint_iterations", "11", "--test_iterations", "5", "--save_iterations", "25",
     )  # fmt: skip
     state, stops = run.parts.state, []

@@ -11,7 +11,7 @@ from arguments.messages import Messages
 from training.branches import RenderSettings, render_branches
 from training.graph import EagerStepper
 from training.loop import Run
-from training.losses import agreement_term, color_term, only_where_distrusted
+from training.losses import Lesson, agreement_term, color_terms, only_where_distrusted
 from training.run import prepare
 from training.run_folder import RunRecord
 from training.setup import agreement_weight
@@ -84,8 +84,9 @@ def test_proxy_is_drawn_in_the_live_order_only_if_the_settings_say_so(
     run = prepared(tiny_capture, tmp_path, "--method", "ema", "--branch_masks", "none")
     live, average = run.parts.state.branches
     average.gaussians.means[:, 2] *= -1  # nothing of the live branch's order or tiles fits
-    settings = RenderSettings(torch.zeros(3), 0, "mip", None, proxy_lists)
-    camera = run.parts.context.cameras[0].rows(torch.tensor([0]))
+    device = average.gaussians.device
+    settings = RenderSettings(torch.zeros(3, device=device), 0, "mip", None, proxy_lists)
+    camera = run.parts.context.cameras[0].rows(torch.tensor([0], device=device))
     together = render_branches([live, average], camera, settings)[1].color
     alone = average.render(camera, settings).color
     assert torch.equal(together, alone) == (proxy_lists == "own")
@@ -143,7 +144,8 @@ def pictures(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, to
 @pytest.mark.parametrize("composite", [False, True])
 def test_distrusted_pixels_get_no_gradient(composite: bool, generator: torch.Generator) -> None:
     color, image, weight = pictures(generator)
-    color_term("a", color, image, weight, 0.2, composite=composite).value.backward()
+    (term,) = color_terms([Lesson("a", color, image, weight)], 0.2, composite=composite)
+    term.value.backward()
     assert color.grad is not None
     assert not color.grad[:, :, :12].any()
     assert color.grad[:, :, 12:].any()
@@ -159,9 +161,28 @@ def test_composite_target_hides_the_distractor_from_the_pixels_beside_it(
         grads = []
         for photo in (image, other):
             color.grad = None
-            color_term("a", color, photo, weight, 0.2, composite=composite).value.backward()
+            (term,) = color_terms([Lesson("a", color, photo, weight)], 0.2, composite=composite)
+            term.value.backward()
             grads.append(color.grad)
         assert torch.equal(*grads) == composite
+
+
+def test_lessons_of_the_same_and_of_other_photos_are_all_learnt(
+    generator: torch.Generator,
+) -> None:
+    color, image, weight = pictures(generator)
+    other = image.flip(2)
+    lessons = [
+        Lesson("a", color, image, weight),
+        Lesson("b", color.flip(1), image, 1 - weight),
+        Lesson("b", color, other, weight),
+    ]
+    together = color_terms(lessons, 0.2, composite=True)
+    alone = [color_terms([lesson], 0.2, composite=True)[0] for lesson in lessons]
+    assert [term.name for term in together] == ["color/a", "color/b", "color/b"]
+    for term, expected in zip(together, alone, strict=True):
+        torch.testing.assert_close(term.value, expected.value)
+    assert len({float(term.value.detach()) for term in together}) == 3
 
 
 def test_agreement_is_zero_between_equal_pictures_and_unmasked(

@@ -13,12 +13,12 @@ from arguments.messages import Messages, UserError
 from masks.candidates import (
     CandidateFile,
     Candidates,
-    SegmentBank,
     read_candidates,
     write_candidates,
 )
 from masks.neighbors import NONE_DUE, DuePoints, TrackIndex
 from masks.proposals import ProposalSettings, candidate_path, propose
+from masks.segment_bank import SegmentBank
 from masks.segments import GraphSettings, graph_segments
 from masks.static_evidence import (
     EvidenceSettings,

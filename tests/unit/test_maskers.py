@@ -5,21 +5,20 @@ import pytest
 import torch
 
 from masks.candidates import Candidates
+from masks.evidence import USUAL_RESIDUAL, Comparison, Evidence, quantiles
 from masks.features import PatchFilterBank
 from masks.files import combine
 from masks.maskers import (
-    Comparison,
-    Evidence,
+    CLEAR_EXCESS,
     Masker,
     MaskerKind,
     MaskerSettings,
     PhotoSet,
     build_masker,
-    excess,
-    quantiles,
-    trust_by_span,
+    scale_of_the_best,
 )
 from masks.quality import mask_quality, proposal_quality
+from masks.segment_bank import excess
 
 HEIGHT, WIDTH = 70, 84  # whole patches
 PHOTOS = [PhotoSet(WIDTH, HEIGHT, tuple(range(10)))]
@@ -65,7 +64,8 @@ def seen(color: torch.Tensor, image: torch.Tensor) -> Evidence:
 
 def distrusted(residual: torch.Tensor) -> torch.Tensor:
     """The excess over each photo's median."""
-    return excess(residual, quantiles([residual], [0.5])[0])
+    usual = quantiles([residual], [0.5])[0].clamp_min(USUAL_RESIDUAL)
+    return excess(residual, usual, CLEAR_EXCESS)
 
 
 def hard(candidates: Candidates, settings: MaskerSettings | None = None) -> Masker:
@@ -194,9 +194,11 @@ def test_a_photo_in_another_light_is_not_distrusted_as_a_whole(scene: torch.Tens
 
 
 def test_a_clean_photo_stays_trusted_unless_it_is_stretched(scene: torch.Tensor) -> None:
-    residual = torch.linspace(0.0, 0.1, 100).reshape(1, 10, 10)
-    assert (distrusted(residual) == 0).all()
-    assert trust_by_span(residual).min() == 0
+    noise = 0.01 * torch.randn(scene.shape, generator=torch.Generator().manual_seed(2))
+    evidence = seen(scene, scene + noise)
+    assert (distrusted(evidence.by_feature) == 0).all()
+    best = scale_of_the_best(evidence)
+    assert excess(evidence.by_feature, best.low, best.span).max() == 1
 
 
 def test_soft_masker_learns_nothing_about_a_photo_that_was_not_drawn(
@@ -236,9 +238,9 @@ def test_renderings_are_compared_together_as_they_are_alone(
         one, alone = together.of(i), seen(color, image)
         for shared, own in zip(one.thresholds(0.9, 0.8), alone.thresholds(0.9, 0.8), strict=True):
             torch.testing.assert_close(shared, own)
-        for name in ("by_color", "by_feature", "distrust"):
+        for name in ("by_color", "by_feature", "usual"):
             torch.testing.assert_close(getattr(one, name), getattr(alone, name))
-    assert not torch.equal(together.of(0).distrust, together.of(1).distrust)
+    assert not torch.equal(together.of(0).by_feature, together.of(1).by_feature)
 
 
 def test_what_is_usual_does_not_depend_on_who_asks_first(
@@ -246,8 +248,7 @@ def test_what_is_usual_does_not_depend_on_who_asks_first(
 ) -> None:
     first, second = (Comparison([scene, photo], photo, PatchFilterBank()) for _ in range(2))
     first.thresholds(1, 0.9, 0.8)
-    for ours, expected in zip(first.distrust, second.distrust, strict=True):
-        assert torch.equal(ours, expected)
+    assert torch.equal(first.usual, second.usual)
 
 
 def test_soft_masks_of_two_photos_learn_together_as_they_do_alone(

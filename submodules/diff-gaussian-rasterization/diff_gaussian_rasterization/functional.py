@@ -42,8 +42,8 @@ class Rasterization:
             per pixel, or None.
         radii: [C, M] int32, three standard deviations in pixels; 0 where nothing can be seen.
         counts: [3] int32 on the device: splats in view, (splat, tile) pairs, and the first row that
-            is not finite or -1. More pairs than `pair_capacity` mean incomplete pictures. All -1
-            where `tile_lists` were given.
+            is not finite or -1. More pairs than `pair_capacity` mean incomplete pictures, whose
+            gradients are 0. All -1 where `tile_lists` were given.
         tile_lists: for another call that may draw in the same order.
     """
 

@@ -1,6 +1,6 @@
 """L1 and SSIM with their gradient in one pass; knows no camera, and not where masks come from."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -35,11 +35,39 @@ def photometric_loss(
             constant, in place of the target: neither the value nor a window beside a pixel of
             weight 0 sees its target. Without a `gradient_weight` it changes nothing.
     """
-    wants_gradient = color.requires_grad and torch.is_grad_enabled()
-    value, _ = ops.photometric(
-        color, target, gradient_weight, value_weight, lambda_dssim, composite, wants_gradient
+    (value,) = photometric_losses(
+        [color],
+        target,
+        lambda_dssim=lambda_dssim,
+        gradient_weights=None if gradient_weight is None else [gradient_weight],
+        value_weights=None if value_weight is None else [value_weight],
+        composite=composite,
     )
     return value
+
+
+def photometric_losses(
+    colors: Sequence[Tensor],
+    target: Tensor,
+    *,
+    lambda_dssim: float = 0.2,
+    gradient_weights: Sequence[Tensor] | None = None,
+    value_weights: Sequence[Tensor] | None = None,
+    composite: bool = False,
+) -> list[Tensor]:
+    """`photometric_loss` of each of several pictures of the same photos, which a GPU does at once.
+
+    Args:
+        colors: as many as wanted, each as there.
+        gradient_weights: None, or one for each.
+        value_weights: None, or one for each.
+    """
+    wants_gradient = torch.is_grad_enabled() and any(color.requires_grad for color in colors)
+    weights = [list(gradient_weights or []), list(value_weights or [])]
+    values, _ = ops.photometric(
+        list(colors), target, *weights, lambda_dssim, composite, wants_gradient
+    )
+    return [values.reshape(())] if len(colors) == 1 else list(values.unbind())
 
 
 def ssim_map(color: Tensor, target: Tensor) -> Tensor:
@@ -52,45 +80,44 @@ def ssim_map(color: Tensor, target: Tensor) -> Tensor:
     return ops.ssim_map(color.detach(), target)
 
 
+def mean_difference(a: Tensor, b: Tensor) -> Tensor:
+    """Mean of |a - b|, a scalar; with a gradient by either, once.
+
+    Args:
+        a: float32 of any size.
+        b: float32 of the same size.
+    """
+    return ops.mean_difference(a, b)
+
+
+@torch.library.register_fake(f"{_library.NAME}::mean_difference")
+def _mean_difference_fake(a: Tensor, _b: Tensor) -> Tensor:
+    return a.new_empty(())
+
+
+@torch.library.register_fake(f"{_library.NAME}::mean_difference_backward")
+def _mean_difference_backward_fake(
+    _v_value: Tensor, a: Tensor, b: Tensor, wants_b: bool
+) -> tuple[Tensor, Tensor]:
+    v_a = a.new_empty(a.shape)
+    return v_a, b.new_empty(b.shape if wants_b else (0,))
+
+
 @torch.library.register_fake(f"{_library.NAME}::photometric")
 def _photometric_fake(
-    color: Tensor,
+    colors: list[Tensor],
     _target: Tensor,
-    _gradient_weight: Tensor | None,
-    _value_weight: Tensor | None,
+    _gradient_weights: list[Tensor],
+    _value_weights: list[Tensor],
     _lambda_dssim: float,
     _composite: bool,
     wants_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
-    size = color.shape if wants_gradient else (0,)
-    return color.new_empty(()), color.new_empty(size)
+    count = len(colors)
+    size = (count, *colors[0].shape) if wants_gradient else (0,)
+    return colors[0].new_empty(count), colors[0].new_empty(size)
 
 
 @torch.library.register_fake(f"{_library.NAME}::ssim_map")
 def _ssim_map_fake(color: Tensor, _target: Tensor) -> Tensor:
     return color.new_empty(color.shape[:3])
-
-
-def _keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.set_materialize_grads(False)  # zeros as large as the images, which nobody would read
-    ctx.save_for_backward(output[1])
-    ctx.mark_non_differentiable(output[1])
-    ctx.has_gradient = inputs[-1]
-
-
-def _scale_gradient(
-    ctx: Any, v_value: Tensor | None, _v_gradient: Tensor | None
-) -> tuple[Any, ...]:
-    if not ctx.has_gradient:
-        raise RuntimeError(
-            "photometric: called with wants_gradient=False, so there is nothing to go back with; "
-            "call photometric_loss"
-        )
-    (gradient,) = ctx.saved_tensors
-    v_color = None if v_value is None else gradient * v_value
-    return v_color, None, None, None, None, None, None
-
-
-torch.library.register_autograd(
-    f"{_library.NAME}::photometric", _scale_gradient, setup_context=_keep_gradient
-)

@@ -2,7 +2,6 @@
 #include "../losses.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
@@ -16,60 +15,65 @@
 namespace raster::cuda {
 namespace {
 
-const float* data(const std::optional<at::Tensor>& tensor) {
-  return tensor ? tensor->const_data_ptr<float>() : nullptr;
-}
-
 Photometric task_of(const char* op, const PhotometricTensors& in) {
   constexpr int64_t kMost = 65535;  // of what a grid has along its second and third dimension
-  TORCH_CHECK(in.color.size(0) <= kMost && in.color.size(1) <= kMost &&
-                  in.color.numel() <= std::numeric_limits<int32_t>::max(),
+  const at::Tensor& color = in.colors[0];
+  const int64_t pictures = in.colors.size();
+  TORCH_CHECK(pictures <= kMostPhotometric, op, ": there may be up to ", kMostPhotometric,
+              " colors on a GPU, got ", pictures);
+  TORCH_CHECK(pictures * color.size(0) <= kMost && color.size(1) <= kMost &&
+                  color.numel() <= std::numeric_limits<int32_t>::max(),
               op,
               ": color may have up to 65535 images and rows, and 2^31 - 1 numbers on a GPU, got ",
-              in.color.sizes());
+              color.sizes());
   Photometric task{};
-  task.num_images = static_cast<int>(in.color.size(0));
-  task.height = static_cast<int>(in.color.size(1));
-  task.width = static_cast<int>(in.color.size(2));
-  task.color = in.color.const_data_ptr<float>();
+  task.num_pictures = static_cast<int>(pictures);
+  task.num_photos = static_cast<int>(color.size(0));
+  task.height = static_cast<int>(color.size(1));
+  task.width = static_cast<int>(color.size(2));
+  for (int i = 0; i < task.num_pictures; ++i) {
+    task.colors[i] = in.colors[i].const_data_ptr<float>();
+    task.gradient_weights[i] = in.gradient_weight(i);
+    task.value_weights[i] = in.value_weight(i);
+  }
   task.target = in.target_floats();
   task.target_bytes = in.target_bytes();
-  task.gradient_weight = data(in.gradient_weight);
-  task.value_weight = data(in.value_weight);
   return task;
 }
 
-std::tuple<at::Tensor, at::Tensor> photometric_cuda(
-    const at::Tensor& color, const at::Tensor& target,
-    const std::optional<at::Tensor>& gradient_weight, const std::optional<at::Tensor>& value_weight,
-    double lambda_dssim, bool composite, bool wants_gradient) {
+std::tuple<at::Tensor, at::Tensor> photometric_cuda(at::TensorList colors, const at::Tensor& target,
+                                                    at::TensorList gradient_weights,
+                                                    at::TensorList value_weights,
+                                                    double lambda_dssim, bool composite,
+                                                    bool wants_gradient) {
   const PhotometricTensors in =
-      photometric_tensors("photometric_loss", color, target, gradient_weight, value_weight);
-  const c10::cuda::CUDAGuard guard(color.device());
-  const auto options = in.color.options();
+      photometric_tensors("photometric_loss", colors, target, gradient_weights, value_weights);
+  const c10::cuda::CUDAGuard guard(target.device());
+  const auto options = in.colors[0].options();
   Photometric task = task_of("photometric_loss", in);
-  task.composite = composite && gradient_weight;
+  task.composite = composite && !gradient_weights.empty();
   task.lambda_dssim = static_cast<float>(lambda_dssim);
-  at::Tensor value = at::empty({}, options);
-  at::Tensor gradient = wants_gradient ? at::empty_like(in.color) : at::empty({0}, options);
+  at::Tensor values = at::empty({task.num_pictures}, options);
+  at::Tensor gradient = at::empty({0}, options);
   at::Tensor errors = at::empty({photometric_blocks(task)}, options.dtype(at::kDouble));
-  task.value = value.mutable_data_ptr<float>();
+  task.values = values.mutable_data_ptr<float>();
   task.errors = errors.mutable_data_ptr<double>();
   at::Tensor slopes;
   if (wants_gradient) {
-    slopes = at::empty({3, in.color.numel()}, options);
+    gradient = at::empty(stacked_sizes(in), options);
+    slopes = at::empty({3, gradient.numel()}, options);
     task.slopes = slopes.mutable_data_ptr<float>();
     task.gradient = gradient.mutable_data_ptr<float>();
   }
   photometric(task, c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return {value, gradient};
+  return {values, gradient};
 }
 
 at::Tensor ssim_map_cuda(const at::Tensor& color, const at::Tensor& target) {
   const PhotometricTensors in = photometric_tensors("ssim_map", color, target);
   const c10::cuda::CUDAGuard guard(color.device());
-  at::Tensor map = at::empty(in.color.sizes().slice(0, 3), in.color.options());
+  at::Tensor map = at::empty(color.sizes().slice(0, 3), color.options());
   ssim_map(task_of("ssim_map", in), map.mutable_data_ptr<float>(),
            c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();

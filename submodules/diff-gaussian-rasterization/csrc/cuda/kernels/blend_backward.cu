@@ -329,9 +329,9 @@ __device__ void add_slot(const float4* slots, int64_t slot, float* sums) {
   }
 }
 
-// Slots of a row that there is room for.
+// Slots of a row; none where there was too little room, since then some were never written.
 __device__ int slots_of(const BlendInputs& in, const Splats& all, int row) {
-  return max(min(all.counts[row], in.capacity - all.slot_offsets[row]), 0);
+  return all.totals->pairs > in.capacity ? 0 : all.counts[row];
 }
 
 // One thread a row, for slots of 12 floats.

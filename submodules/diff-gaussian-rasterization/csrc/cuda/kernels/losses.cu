@@ -6,6 +6,7 @@
 // another blurs the slopes and writes the gradient; a small one adds up the value. Nothing depends
 // on the order of blocks.
 #include "losses.h"
+#include "sums.cuh"
 
 namespace raster::cuda {
 namespace {
@@ -22,8 +23,6 @@ constexpr int kMinRows = 4;        // of a block; ten more have to be read
 constexpr int kManyRows = 64;      // where images alone fill the GPU many times
 constexpr int kMaxWaves = 8;       // of blocks, more are not tried
 constexpr int kBlocksPerUnit = 4;  // that a multiprocessor has registers for
-constexpr int kSumThreads = 256;
-constexpr unsigned kAll = 0xffffffffu;
 constexpr float kC1 = 0.01f * 0.01f;
 constexpr float kC2 = 0.03f * 0.03f;
 
@@ -35,15 +34,35 @@ __device__ constexpr float window(int k) {
   return kWindow[k < 0 ? -k : k];
 }
 
-// A column of floats of one image, and where it begins.
+// One picture of one photo.
+struct Image {
+  int photo;
+  const float *color, *gradient_weight, *value_weight;
+  int64_t before;  // values of the pictures before
+
+  __device__ Image(const Photometric& task, int number) {
+    const int picture = number / task.num_photos;
+    photo = number - picture * task.num_photos;
+    color = task.colors[picture];
+    gradient_weight = task.gradient_weights[picture];
+    value_weight = task.value_weights[picture];
+    before = picture * task.num_values();
+  }
+};
+
+__device__ int64_t all_values(const Photometric& task) {
+  return task.num_pictures * task.num_values();
+}
+
+// A column of floats of a photo, and where it begins.
 struct Column {
   bool exists;
-  int first, first_pixel;  // in the top row, counted over all images
+  int first, first_pixel;  // in the top row, counted over all photos
 
-  __device__ Column(const Photometric& task, int image, int column)
+  __device__ Column(const Photometric& task, int photo, int column)
       : exists(column >= 0 && column < task.floats()),
-        first(image * task.height * task.floats() + column),
-        first_pixel(image * task.height * task.width + column / 3) {}
+        first(photo * task.height * task.floats() + column),
+        first_pixel(photo * task.height * task.width + column / 3) {}
 
   __device__ bool reaches(const Photometric& task, int row) const {
     return exists && row >= 0 && row < task.height;
@@ -68,13 +87,14 @@ struct Pair {
 };
 
 // The nearer end of a composite is its base, as on the CPU.
-__device__ Pair read_pair(const Photometric& task, const Column& column, int row) {
+__device__ Pair read_pair(const Photometric& task, const Image& image, const Column& column,
+                          int row) {
   if (!column.reaches(task, row)) return {0, 0};
   const int at = column.at(task, row);
-  const float x = task.color[at];
+  const float x = image.color[at];
   const float y = task.target != nullptr ? task.target[at] : fraction(task.target_bytes[at]);
   if (!task.composite) return {x, y};
-  const float w = task.gradient_weight[column.pixel(task, row)];
+  const float w = image.gradient_weight[column.pixel(task, row)];
   return {x, w < 0.5f ? x + w * (y - x) : y - (1 - w) * (y - x)};
 }
 
@@ -111,17 +131,6 @@ __device__ Similarity compare(float sum, float difference, float sum2, float dif
            2 * a1 * scale}};
 }
 
-// Sum over the block, the same for every run, in thread 0.
-__device__ double sum_over_block(double sum, double (&warp_sums)[kWarps]) {
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) sum += __shfl_down_sync(kAll, sum, step);
-  if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = sum;
-  __syncthreads();
-  sum = 0;
-  for (int w = 0; w < kWarps; ++w) sum += warp_sums[w];
-  return sum;
-}
-
 // With a map: only that. Without: the block's error, and the slopes where a gradient is wanted.
 template <bool kMap>
 __global__ void __launch_bounds__(kStrip, kBlocksPerUnit)
@@ -129,18 +138,20 @@ __global__ void __launch_bounds__(kStrip, kBlocksPerUnit)
   __shared__ float2 spans[2][kSpan];  // sum and difference of colour and target
   __shared__ float similarities[kStrip];
   __shared__ double warp_sums[kWarps];
-  const int thread = threadIdx.x, image = blockIdx.z, number = blockIdx.x * kStrip + thread;
+  const int thread = threadIdx.x, number = blockIdx.x * kStrip + thread;
+  const Image image(task, blockIdx.z);
   const int begin = blockIdx.y * rows, end = min(begin + rows, task.height);
-  const Column column(task, image, number);
+  const Column column(task, image.photo, number);
   // A span begins kHalo floats before the strip; its last 2 kHalo floats are read as second ones.
-  const Column left(task, image, number - kHalo), right(task, image, number - kHalo + kStrip);
+  const Column left(task, image.photo, number - kHalo);
+  const Column right(task, image.photo, number - kHalo + kStrip);
   const bool has_second = thread < 2 * kHalo;
 
   float sums[kFields][kTaps] = {};
   float absolute = 0, similarity = 0;
   float2* span = spans[0];
-  Pair own = read_pair(task, left, begin - kRadius), second{0, 0};
-  if (has_second) second = read_pair(task, right, begin - kRadius);
+  Pair own = read_pair(task, image, left, begin - kRadius), second{0, 0};
+  if (has_second) second = read_pair(task, image, right, begin - kRadius);
   for (int row = begin - kRadius; row < end + kRadius; ++row) {
     // Two spans in turn: one barrier a row is enough.
     span = span == spans[0] ? spans[1] : spans[0];
@@ -148,8 +159,8 @@ __global__ void __launch_bounds__(kStrip, kBlocksPerUnit)
     if (has_second) span[kStrip + thread] = {second.x + second.y, second.x - second.y};
     __syncthreads();
     if (row + 1 < end + kRadius) {
-      own = read_pair(task, left, row + 1);
-      if (has_second) second = read_pair(task, right, row + 1);
+      own = read_pair(task, image, left, row + 1);
+      if (has_second) second = read_pair(task, image, right, row + 1);
     }
 
     const float2* around = span + kHalo + thread;
@@ -167,7 +178,7 @@ __global__ void __launch_bounds__(kStrip, kBlocksPerUnit)
 #pragma unroll
     for (int i = 0; i < kFields; ++i) enter(sums[i], blurred[i]);
     if (!kMap && column.exists && row >= begin && row < end) {
-      absolute += weight_at(task.value_weight, task, column, row) * fabsf(here.y);
+      absolute += weight_at(image.value_weight, task, column, row) * fabsf(here.y);
     }
 
     const int middle = row - kRadius;
@@ -181,12 +192,12 @@ __global__ void __launch_bounds__(kStrip, kBlocksPerUnit)
         map[column.pixel(task, middle)] = (channels[0] + channels[1] + channels[2]) / 3;
       }
     } else if (column.exists) {
-      const float w = weight_at(task.value_weight, task, column, middle);
+      const float w = weight_at(image.value_weight, task, column, middle);
       similarity += w * (1 - s.ssim);
       if (task.slopes == nullptr) continue;
-      float* to = task.slopes + column.at(task, middle);
+      float* to = task.slopes + image.before + column.at(task, middle);
 #pragma unroll
-      for (int i = 0; i < kSlopes; ++i) to[i * task.num_values()] = w * s.slopes[i];
+      for (int i = 0; i < kSlopes; ++i) to[i * all_values(task)] = w * s.slopes[i];
     }
   }
   if (kMap) return;
@@ -198,27 +209,15 @@ __global__ void __launch_bounds__(kStrip, kBlocksPerUnit)
   }
 }
 
-__global__ void __launch_bounds__(kSumThreads)
-    sum_kernel(const double* errors, int count, double scale, float* value) {
-  __shared__ double sums[kSumThreads];
-  double sum = 0;
-  for (int i = threadIdx.x; i < count; i += kSumThreads) sum += errors[i];
-  sums[threadIdx.x] = sum;
-  for (int half = kSumThreads / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (int(threadIdx.x) < half) sums[threadIdx.x] += sums[threadIdx.x + half];
-  }
-  if (threadIdx.x == 0) *value = float(sums[0] * scale);
-}
-
 struct Slopes {
   float of[kSlopes];
 };
 
-__device__ Slopes read_slopes(const Photometric& task, const Column& column, int row) {
+__device__ Slopes read_slopes(const Photometric& task, const Image& image, const Column& column,
+                              int row) {
   if (!column.reaches(task, row)) return {};
-  const float* from = task.slopes + column.at(task, row);
-  return {from[0], from[task.num_values()], from[2 * task.num_values()]};
+  const float* from = task.slopes + image.before + column.at(task, row);
+  return {from[0], from[all_values(task)], from[2 * all_values(task)]};
 }
 
 // `absolute` and `similarity` are the shares of both terms in the mean over all values.
@@ -226,16 +225,18 @@ __global__ void __launch_bounds__(kStrip, kBlocksPerUnit)
     gradient_kernel(const __grid_constant__ Photometric task, int rows, float absolute,
                     float similarity) {
   __shared__ float spans[2][kSlopes][kSpan];
-  const int thread = threadIdx.x, image = blockIdx.z, number = blockIdx.x * kStrip + thread;
+  const int thread = threadIdx.x, number = blockIdx.x * kStrip + thread;
+  const Image image(task, blockIdx.z);
   const int begin = blockIdx.y * rows, end = min(begin + rows, task.height);
-  const Column column(task, image, number);
-  const Column left(task, image, number - kHalo), right(task, image, number - kHalo + kStrip);
+  const Column column(task, image.photo, number);
+  const Column left(task, image.photo, number - kHalo);
+  const Column right(task, image.photo, number - kHalo + kStrip);
   const bool has_second = thread < 2 * kHalo;
 
   float sums[kSlopes][kTaps] = {};
   float (*span)[kSpan] = spans[0];
-  Slopes own = read_slopes(task, left, begin - kRadius), second{};
-  if (has_second) second = read_slopes(task, right, begin - kRadius);
+  Slopes own = read_slopes(task, image, left, begin - kRadius), second{};
+  if (has_second) second = read_slopes(task, image, right, begin - kRadius);
   for (int row = begin - kRadius; row < end + kRadius; ++row) {
     span = span == spans[0] ? spans[1] : spans[0];
 #pragma unroll
@@ -245,8 +246,8 @@ __global__ void __launch_bounds__(kStrip, kBlocksPerUnit)
     }
     __syncthreads();
     if (row + 1 < end + kRadius) {
-      own = read_slopes(task, left, row + 1);
-      if (has_second) second = read_slopes(task, right, row + 1);
+      own = read_slopes(task, image, left, row + 1);
+      if (has_second) second = read_slopes(task, image, right, row + 1);
     }
 
 #pragma unroll
@@ -262,13 +263,14 @@ __global__ void __launch_bounds__(kStrip, kBlocksPerUnit)
 
     const int middle = row - kRadius;
     if (middle < begin || !column.exists) continue;
-    const Pair pair = read_pair(task, column, middle);
+    const Pair pair = read_pair(task, image, column, middle);
     const float gap = pair.x - pair.y;
     const float sign = float(gap > 0) - float(gap < 0);
-    const float w = weight_at(task.value_weight, task, column, middle);
+    const float w = weight_at(image.value_weight, task, column, middle);
     const float by_similarity = sums[0][0] + 2 * pair.x * sums[1][0] + pair.y * sums[2][0];
-    task.gradient[column.at(task, middle)] = (absolute * w * sign - similarity * by_similarity) *
-                                             weight_at(task.gradient_weight, task, column, middle);
+    task.gradient[image.before + column.at(task, middle)] =
+        (absolute * w * sign - similarity * by_similarity) *
+        weight_at(image.gradient_weight, task, column, middle);
   }
 }
 
@@ -289,7 +291,7 @@ int multiprocessors() {
 // Blocks of the height with which waves of as many as run at once are done soonest: a block that
 // runs alone at the end costs as much as a full wave.
 Grid grid_of(const Photometric& task) {
-  Grid best{dim3((task.floats() + kStrip - 1) / kStrip, 1, task.num_images), task.height};
+  Grid best{dim3((task.floats() + kStrip - 1) / kStrip, 1, task.num_images()), task.height};
   const int columns = int(best.blocks.x * best.blocks.z);
   const int at_once = kBlocksPerUnit * multiprocessors();
   int64_t least = INT64_MAX;
@@ -314,7 +316,8 @@ void photometric(const Photometric& task, cudaStream_t stream) {
   const Grid grid = grid_of(task);
   const double scale = 1.0 / double(task.num_values());
   compare_kernel<false><<<grid.blocks, kStrip, 0, stream>>>(task, grid.rows, nullptr);
-  sum_kernel<<<1, kSumThreads, 0, stream>>>(task.errors, grid.count(), scale, task.value);
+  sum_kernel<<<task.num_pictures, kSumThreads, 0, stream>>>(
+      task.errors, grid.count() / task.num_pictures, scale, task.values);
   if (task.gradient == nullptr) return;
   const float lambda = task.lambda_dssim;
   gradient_kernel<<<grid.blocks, kStrip, 0, stream>>>(task, grid.rows, (1 - lambda) * float(scale),
