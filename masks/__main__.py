@@ -16,6 +16,7 @@ from masks.neighbors import TrackIndex
 from masks.proposals import ProposalSettings, candidate_path, propose
 from masks.sam_segments import SamSettings
 from masks.segments import SegmentKind, SegmentSettings
+from masks.static_sources import SourceSettings, SourceSurroundings, StaticSource, make_sources
 from scene.capture import Capture, CaptureSettings, load_capture
 
 
@@ -43,6 +44,9 @@ class MaskArguments:
     """Where segments come from: graph needs no download; mobile_sam and sam_vit_* are Segment
     Anything with weights that you bring; imported reads what other tools made."""
 
+    sources: SourceSettings = field(default_factory=SourceSettings)
+    """What proves that something stands still."""
+
     sam: SamSettings = field(default_factory=SamSettings)
     """Segment Anything."""
 
@@ -69,30 +73,30 @@ class MaskArguments:
 def find_candidates(arguments: MaskArguments, messages: Messages) -> Path:
     """Make the candidates and the contact sheet; the folder they are in."""
     folder = arguments.output or arguments.source_path / "candidates"
-    capture = load_capture(
-        CaptureSettings(
-            source=arguments.source_path,
-            images=arguments.images,
-            resolution=arguments.resolution,
-            colmap_model=arguments.colmap_model,
-        ),
-        messages,
+    found = CaptureSettings(
+        source=arguments.source_path,
+        images=arguments.images,
+        resolution=arguments.resolution,
+        colmap_model=arguments.colmap_model,
     )
+    capture = load_capture(found, messages)
     settings = ProposalSettings(
         segments=SegmentSettings(
             kind=arguments.kind, sam=arguments.sam, imported=arguments.imported
         )
     )
-    propose(capture, folder, settings, messages, overwrite=arguments.overwrite)
+    around = SourceSurroundings(capture, found, settings.evidence, folder)
+    sources = make_sources(arguments.sources, around)
+    propose(capture, folder, settings, messages, overwrite=arguments.overwrite, sources=sources)
     if arguments.sheet_photos:
         path = folder / "contact_sheet.png"
-        write_contact_sheet(path, _tiles(capture, folder, settings, arguments.sheet_photos))
+        write_contact_sheet(path, _tiles(capture, folder, sources, arguments.sheet_photos))
         messages.note(f"look at {path}")
     return folder
 
 
 def _tiles(
-    capture: Capture, folder: Path, settings: ProposalSettings, num_photos: int
+    capture: Capture, folder: Path, sources: Sequence[StaticSource], num_photos: int
 ) -> list[Tile]:
     """Photos spread evenly over the training views."""
     index = TrackIndex([capture.views[i] for i in capture.train])
@@ -102,8 +106,8 @@ def _tiles(
     for view in chosen:
         made = read_candidates(candidate_path(folder, view))
         image = capture.image(view.view_id).numpy()
-        least = settings.evidence.min_track_length
-        tiles.append(Tile(view, image, made.labels, made.verdicts, index.due(view), least))
+        points = [source(view) for source in sources]
+        tiles.append(Tile(view, image, made.labels, made.verdicts, index.due(view), points))
     return tiles
 
 

@@ -16,13 +16,18 @@ from PIL import Image, ImageDraw
 from arguments.messages import ExitCode, UserError
 from masks.neighbors import DuePoints
 from masks.reasons import label_of
-from masks.static_evidence import SegmentVerdicts, Verdict
+from masks.static_evidence import EvidenceKind, ProvedPoints, SegmentVerdicts, Verdict
 from scene.capture import View
 
 TILE_WIDTH = 400
 CAPTION_HEIGHT = 16
 NUM_COLUMNS = 4
-FOUND, MISSING = (60, 255, 60), (255, 160, 0)
+FOUND: dict[EvidenceKind, tuple[int, int, int]] = {
+    "tracks": (60, 255, 60),
+    "database": (60, 220, 255),
+    "features": (255, 90, 255),
+}
+MISSING = (255, 160, 0)
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 SMALLEST_LABELED = 0.01  # of the tile; smaller candidates get no words
 
@@ -34,7 +39,7 @@ class Tile:
     Attributes:
         labels: its candidates, the coarsest layer last.
         verdicts: why each segment was kept or dropped.
-        min_track_length: photos that must have seen a keypoint for it to be drawn.
+        points: what was proved to stand still, by the kinds of evidence.
     """
 
     view: View
@@ -42,7 +47,7 @@ class Tile:
     labels: Int32[ndarray, "L H W"]
     verdicts: SegmentVerdicts
     due: DuePoints
-    min_track_length: int
+    points: Sequence[ProvedPoints]
 
 
 def outlines(labels: Int32[ndarray, "L H W"]) -> Bool[ndarray, "H W"]:
@@ -106,18 +111,20 @@ def draw_tile(tile: Tile) -> Image.Image:
     small = shrunk(tile.labels, size)
     picture.paste(Image.fromarray(tinted(tile, small)), (0, CAPTION_HEIGHT))
     draw = ImageDraw.Draw(picture)
-    seen = tile.view.keypoints[tile.view.track_lengths >= tile.min_track_length]
-    for points, color in ((tile.due.xy[~tile.due.is_found], MISSING), (seen, FOUND)):
+    dots = [(tile.due.xy[~tile.due.is_found], MISSING)]
+    dots += [(points.xy, FOUND[points.kind]) for points in reversed(tile.points)]
+    for points, color in dots:
         for x, y in points * scale:
             draw.point((int(x), int(y) + CAPTION_HEIGHT), fill=color)
     write_reasons(draw, tile, small)
     share = (tile.labels > 0).any(axis=0).mean()
-    name = tile.view.name if len(tile.view.name) <= 20 else f"...{tile.view.name[-17:]}"
+    name = tile.view.name if len(tile.view.name) <= 14 else f"...{tile.view.name[-11:]}"
     counts = [np.count_nonzero(tile.verdicts.verdict == verdict) for verdict in Verdict]
+    matched = counts[Verdict.MATCHED] + counts[Verdict.RECOGNIZED]
     caption = (
         f"{name} {share:.0%}: {counts[Verdict.CANDIDATE]} missing {counts[Verdict.DIFFERS]} differ"
-        f" | {counts[Verdict.STATIC]} seen {counts[Verdict.AGREES]} agree "
-        f"{counts[Verdict.UNDECIDABLE]} unclear"
+        f" | {counts[Verdict.STATIC]} seen {f'{matched} matched ' if matched else ''}"
+        f"{counts[Verdict.AGREES]} agree {counts[Verdict.UNDECIDABLE]} unclear"
     )
     draw.text((4, 2), caption.encode("ascii", "replace").decode(), fill=(255, 255, 255))
     return picture

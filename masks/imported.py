@@ -16,14 +16,16 @@ from typing import Annotated
 
 import numpy as np
 import tyro
-from jaxtyping import Bool, Int32, Shaped
+from jaxtyping import Bool, Float32, Int32, Shaped
 from numpy import ndarray
 from PIL import Image
+from torch import Tensor
 
 from arguments.messages import ExitCode, Messages, UserError
 from masks.layers import stack_masks
 from masks.rle import decode_rle
 from masks.segmenter import Photo
+from scene.undistort import Lens, remap_nearest, sampling_grid
 
 LARGEST_FILE = 1 << 30  # bytes in memory
 SUSPICIOUS_SHARE = 0.9
@@ -73,6 +75,7 @@ class ImportedSegmenter:
         self._paths = find_segments(self._folder, names)
         self._shares: list[float] = []
         self._num_empty = 0
+        self._last_grid: tuple[Lens, Float32[Tensor, "1 H W 2"]] | None = None
         self.description = (
             f"segments read from {self._folder}: {len(self._paths)}/{len(names)} photos have some, "
             "label 0 = no segment"
@@ -87,7 +90,7 @@ class ImportedSegmenter:
         return f"imported {self._invert} {state.hexdigest()}"
 
     def __call__(self, photo: Photo) -> Int32[ndarray, "L H W"]:
-        """The segments at the size of the photo.
+        """The segments over the photo as it is trained on: they lie over its file.
 
         Raises:
             UserError: the file is damaged, of an unknown layout or of another shape.
@@ -103,7 +106,19 @@ class ImportedSegmenter:
                 f"segments in {path} cannot be used: {failure}; replace or remove it"
             ) from failure
         self._look_at(layers, path)
-        return fit_layers(layers, width, height, path, photo.name)
+        lens = photo.lens
+        if lens is None:
+            return fit_layers(layers, width, height, path, photo.name)
+        layers = fit_layers(layers, lens.width, lens.height, path, photo.name)
+        grid = self._grid(lens)
+        undistorted = np.stack([remap_nearest(layer, grid) for layer in layers])
+        return resized(undistorted, width, height)
+
+    def _grid(self, lens: Lens) -> Float32[Tensor, "1 H W 2"]:
+        """Where the pixels of a photo come from; most photos in a row have the same lens."""
+        if self._last_grid is None or self._last_grid[0] is not lens:
+            self._last_grid = (lens, sampling_grid(lens))
+        return self._last_grid[1]
 
     def _look_at(self, layers: Int32[ndarray, "L H W"], path: Path) -> None:
         """Warn of what looks like an inverted or an empty set, once each."""
@@ -174,7 +189,7 @@ def read_segments(path: Path, name: str, invert: bool = False) -> Int32[ndarray,
 def fit_layers(
     layers: Int32[ndarray, "L h w"], width: int, height: int, path: Path, name: str
 ) -> Int32[ndarray, "L H W"]:
-    """The layers at the size of the photo, nearest pixel.
+    """The layers at the size of the photo file, nearest pixel.
 
     Raises:
         UserError: the proportions differ by more than a pixel.
@@ -188,12 +203,16 @@ def fit_layers(
             f"segments in {path} are {own_width}x{own_height}, the photo {name} is "
             f"{width}x{height}; replace or remove it"
         )
-    if (own_width, own_height) == (width, height):
+    return resized(layers, width, height)
+
+
+def resized(layers: Int32[ndarray, "L h w"], width: int, height: int) -> Int32[ndarray, "L H W"]:
+    """The layers at another size, nearest pixel."""
+    size = (width, height)
+    if layers.shape[1:] == (height, width):
         return layers
-    resized = (
-        Image.fromarray(layer).resize((width, height), Image.Resampling.NEAREST) for layer in layers
-    )
-    return np.stack([np.asarray(layer) for layer in resized])
+    pictures = (Image.fromarray(layer) for layer in layers)
+    return np.stack([np.asarray(p.resize(size, Image.Resampling.NEAREST)) for p in pictures])
 
 
 def _files(path: Path) -> list[Path]:

@@ -4,7 +4,7 @@ Puts segments and static evidence together; training only sees the candidates th
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,19 +18,21 @@ from arguments.signals import Stopped
 from masks.agreement import PhotoComparison
 from masks.candidates import CandidateFile, Candidates, read_candidates, write_candidates
 from masks.neighbors import DuePoints, TrackIndex
-from masks.reasons import write_table
+from masks.reasons import table, write_table
 from masks.segmenter import Photo, Segmenter, Surroundings
 from masks.segments import SegmentSettings, make_segmenter
 from masks.static_evidence import (
     EvidenceSettings,
+    found_by_kind,
     gather_evidence,
     judge_segments,
     keep_candidates,
 )
+from masks.static_sources import StaticSource, TrackSource, thin_hint
 from scene.atomic import make_folder, remove_stale
 from scene.capture import Capture, View
 
-FORMAT = 2  # of the files; a change makes every file be made again
+FORMAT = 3  # of the files; a change makes every file be made again
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def propose(
     messages: Messages,
     view_ids: Sequence[int] | None = None,
     overwrite: bool = False,
+    sources: Sequence[StaticSource] | None = None,
 ) -> CandidateFolder:
     """Make the candidates that `folder` does not hold yet, one file per photo.
 
@@ -105,6 +108,7 @@ def propose(
 
     Args:
         view_ids: the views to do; None does all that train.
+        sources: what proves that something stands still; None stands for the tracks alone.
 
     Raises:
         UserError: the folder cannot be written, or the source of segments lacks what it needs.
@@ -115,6 +119,13 @@ def propose(
     segmenter = make_segmenter(settings.segments, Surroundings(names, folder, messages))
     _make_folder(folder)
     messages.note(f"candidates by {segmenter.description}; {len(view_ids)} photos -> {folder}")
+    least = settings.evidence.min_track_length
+    sources = [TrackSource(least)] if sources is None else sources
+    for source in sources:
+        messages.note(f"static evidence: {source.description}")
+    hint = thin_hint([capture.views[i] for i in view_ids], least) if len(sources) == 1 else None
+    if hint:
+        messages.note(hint)
     views = [capture.views[i] for i in sorted({*capture.train, *view_ids})]
     index = TrackIndex(views)
     comparison = PhotoComparison(views, index, lambda i: capture.image(i).numpy())
@@ -124,6 +135,7 @@ def propose(
         image = capture.image(view_id).numpy()
         due = index.due(view)
         rules = f"{segmenter.identity(view.name)} {settings.evidence}"
+        rules += " ".join(source.identity(view) for source in sources)
         if settings.evidence.compare_photos:
             rules += comparison.digest(view)
         digest = digest_of(view, image, due, rules)
@@ -131,35 +143,53 @@ def propose(
         if not overwrite and _is_current(path, digest):
             return False
         agreement = comparison(view) if settings.evidence.compare_photos else None
-        evidence = gather_evidence(image, view, due, settings.evidence, agreement)
-        found = propose_for(Photo(view.name, image, evidence), segmenter, settings, digest)
-        write_table(path.with_suffix(".csv"), found.verdicts, settings.evidence)
+        points = [source(view) for source in sources]
+        evidence = gather_evidence(image, view, due, settings.evidence, agreement, points)
+        photo = Photo(view.name, image, evidence, view.lens)
+        found, reasons = propose_for(photo, segmenter, settings, digest)
+        write_table(path.with_suffix(".csv"), reasons)
         write_candidates(path, found)
         return True
 
     made = CandidateFolder(folder, capture)
+    _fill(made, view_ids, is_made_anew, messages)
+    return made
+
+
+def _fill(
+    made: CandidateFolder,
+    view_ids: Sequence[int],
+    is_made_anew: Callable[[int], bool],
+    messages: Messages,
+) -> None:
+    """Go through the views; what is done stays where a signal ends it.
+
+    Raises:
+        Stopped: a signal arrived; says how many photos are done.
+    """
+    total = len(view_ids)
     bar = tqdm(view_ids, desc="candidates", unit="photo", disable=messages.quiet)
     try:
         num_kept = [is_made_anew(view_id) for view_id in bar].count(False)
     except Stopped as stop:
         bar.close()
-        done = len(view_ids) - len(made.missing(view_ids))
         raise Stopped(
-            f"{stop}; {done} of {len(view_ids)} photos are in {folder}, the same command goes on",
+            f"{stop}; {total - len(made.missing(view_ids))} of {total} photos are in "
+            f"{made.folder}, the same command goes on",
             stop.code,
         ) from None
     if num_kept:
-        messages.note(f"candidates: {num_kept} of {len(view_ids)} photos had been done before")
-    return made
+        messages.note(f"candidates: {num_kept} of {total} photos had been done before")
 
 
 def propose_for(
     photo: Photo, segmenter: Segmenter, settings: ProposalSettings, digest: str
-) -> CandidateFile:
-    """Candidates of one photo, with the verdict on every segment."""
+) -> tuple[CandidateFile, str]:
+    """Candidates of one photo with the verdict on every segment, and the reasons as a table."""
     labels = segmenter(photo)
     verdicts = judge_segments(labels, photo.evidence, settings.evidence)
-    return CandidateFile(keep_candidates(labels, verdicts), verdicts, digest)
+    reasons = table(verdicts, found_by_kind(labels, photo.evidence), settings.evidence)
+    return CandidateFile(keep_candidates(labels, verdicts), verdicts, digest), reasons
 
 
 def digest_of(view: View, image: np.ndarray, due: DuePoints, rules: str) -> str:

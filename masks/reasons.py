@@ -5,19 +5,26 @@ For people and spreadsheets; training reads the candidates only.
 
 from pathlib import Path
 
+from jaxtyping import Float32
+from numpy import ndarray
+
 from arguments.messages import ExitCode, UserError
-from masks.static_evidence import EvidenceSettings, SegmentVerdicts, Verdict, is_candidate
+from masks.static_evidence import KINDS, EvidenceSettings, SegmentVerdicts, Verdict, is_candidate
 from scene.atomic import write_atomic
 
 WORDS = {
     Verdict.CANDIDATE: "keypoints missing",
     Verdict.DIFFERS: "other photos differ",
     Verdict.STATIC: "keypoints seen elsewhere",
+    Verdict.MATCHED: "matches in the database",
+    Verdict.RECOGNIZED: "features seen elsewhere",
     Verdict.AGREES: "other photos agree",
     Verdict.UNDECIDABLE: "too little texture",
 }
 SHORT = {Verdict.CANDIDATE: "missing", Verdict.DIFFERS: "differ"}
-HEADER = "layer,label,pixels,found,expected,density,agreeing,comparable,kept,reason"
+HEADER = (
+    f"layer,label,pixels,found,{','.join(KINDS)},expected,density,agreeing,comparable,kept,reason"
+)
 
 
 def rule(settings: EvidenceSettings) -> str:
@@ -35,10 +42,15 @@ def rule(settings: EvidenceSettings) -> str:
     return text
 
 
-def table(verdicts: SegmentVerdicts, settings: EvidenceSettings) -> str:
+def table(
+    verdicts: SegmentVerdicts, found: Float32[ndarray, "K S"], settings: EvidenceSettings
+) -> str:
     """Comma-separated values, one row for each segment of every layer, the rule above them.
 
     `density` is the share of the expected keypoints that was found.
+
+    Args:
+        found: keypoints by the kind of evidence that proved them first.
     """
     lines = [f"# {rule(settings)}", HEADER]
     kept = is_candidate(verdicts)
@@ -47,21 +59,22 @@ def table(verdicts: SegmentVerdicts, settings: EvidenceSettings) -> str:
         density = verdicts.found[row] / expected if expected > 0 else 0.0
         lines.append(
             f"{verdicts.layer[row]},{verdicts.label[row]},{verdicts.area[row]},"
-            f"{verdicts.found[row]:.0f},{expected:.2f},{density:.3f},"
+            f"{verdicts.found[row]:.0f},{','.join(f'{count:.0f}' for count in found[:, row])},"
+            f"{expected:.2f},{density:.3f},"
             f"{verdicts.agreeing[row]:.1f},{verdicts.comparable[row]:.1f},"
             f"{int(kept[row])},{WORDS[Verdict(int(verdicts.verdict[row]))]}"
         )
     return "\n".join(lines) + "\n"
 
 
-def write_table(path: Path, verdicts: SegmentVerdicts, settings: EvidenceSettings) -> None:
+def write_table(path: Path, content: str) -> None:
     """Write the table of one photo.
 
     Raises:
         UserError: the folder cannot be written.
     """
     try:
-        write_atomic(path, table(verdicts, settings).encode())
+        write_atomic(path, content.encode())
     except OSError as failure:
         raise UserError(
             f"cannot write {path}: {failure.strerror}; free space or choose another folder",

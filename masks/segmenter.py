@@ -10,6 +10,7 @@ from numpy import ndarray
 
 from arguments.messages import Messages
 from masks.static_evidence import StaticEvidence
+from scene.undistort import Lens
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,13 @@ class Photo:
     Attributes:
         name: path relative to the image folder.
         evidence: where the photo shows what stands still; it may keep objects apart.
+        lens: of the photo file, where `image` is that photo undistorted.
     """
 
     name: str
     image: UInt8[ndarray, "H W 3"]
     evidence: StaticEvidence
+    lens: Lens | None = None
 
 
 @runtime_checkable

@@ -5,7 +5,9 @@ or what a render looks like.
 """
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, UInt8
@@ -18,6 +20,9 @@ from masks.neighbors import DuePoints
 from scene.capture import View
 
 BRIGHTNESS = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # Rec. 601 luma
+
+EvidenceKind = Literal["tracks", "database", "features"]
+KINDS: tuple[EvidenceKind, ...] = get_args(EvidenceKind)
 
 # Texture with less than this share of the photo's mean density of keypoints is no place to expect
 # any: over a large blank wall even a tiny rate would add up to a promise.
@@ -32,9 +37,12 @@ class Verdict(enum.IntEnum):
     UNDECIDABLE = 2  # so little texture that even a static segment would have no keypoint
     AGREES = 3  # no candidate: other photos show the same colours in the same place
     DIFFERS = 4  # a candidate: other photos show other colours there, at whatever depth
+    MATCHED = 5  # as STATIC, but only with matches of COLMAP's database
+    RECOGNIZED = 6  # as STATIC, but only with features matched here
 
 
 CANDIDATES = (Verdict.CANDIDATE, Verdict.DIFFERS)
+PROVED_BY = np.array([Verdict.STATIC, Verdict.MATCHED, Verdict.RECOGNIZED])  # in the order of KINDS
 
 
 @dataclass(frozen=True)
@@ -84,19 +92,35 @@ class EvidenceSettings:
 
 
 @dataclass(frozen=True)
+class ProvedPoints:
+    """Pixels of one photo that show what stands still, as one kind of evidence proves it."""
+
+    kind: EvidenceKind
+    xy: Float32[ndarray, "P 2"]
+
+
+def track_points(view: View, min_track_length: int) -> ProvedPoints:
+    """The keypoints of a view whose point so many photos have seen."""
+    return ProvedPoints("tracks", view.keypoints[view.track_lengths >= min_track_length])
+
+
+@dataclass(frozen=True)
 class StaticEvidence:
     """Keypoints found and expected, pixel by pixel.
 
     Attributes:
-        found: 1 at pixels with a keypoint of a long enough track.
+        found: 1 at pixels with a keypoint that is proved to stand still.
         expected: number of such keypoints to be expected in each pixel if nothing in the photo
             moved; sums to the number that was found.
         agreement: with other photos, on a coarser grid; None where none could be compared.
+        proof: 1 + the number in KINDS of the first kind that proved a pixel, 0 where none did;
+            None where all were proved by tracks.
     """
 
     found: Float32[ndarray, "H W"]
     expected: Float32[ndarray, "H W"]
     agreement: Agreement | None = None
+    proof: UInt8[ndarray, "H W"] | None = None
 
 
 @dataclass(frozen=True)
@@ -169,24 +193,29 @@ def gather_evidence(
     due: DuePoints,
     settings: EvidenceSettings,
     agreement: Agreement | None = None,
+    points: Sequence[ProvedPoints] | None = None,
 ) -> StaticEvidence:
     """Evidence in one photo from its own keypoints and from what its neighbours see.
 
     Args:
         due: points that the photo ought to show; without any, texture alone says what to expect.
         agreement: with other photos, where it was looked for.
+        points: of every kind of evidence; None stands for the tracks alone.
     """
+    if points is None:
+        points = [track_points(view, settings.min_track_length)]
     shape = image.shape[:2]
-    found = np.minimum(
-        splat(view.keypoints[view.track_lengths >= settings.min_track_length], shape), 1.0
-    )
+    proof = np.zeros(shape, dtype=np.uint8)
+    for one in sorted(points, key=lambda one: KINDS.index(one.kind)):
+        proof[(proof == 0) & (splat(one.xy, shape) > 0)] = 1 + KINDS.index(one.kind)
+    found = (proof > 0).astype(np.float32)
     if not settings.texture_aware:
-        return StaticEvidence(found, np.full_like(found, found.mean()), agreement)
+        return StaticEvidence(found, np.full_like(found, found.mean()), agreement, proof)
     expected = keypoint_density(cornerness(image), found)
     if len(due.xy):
         from_neighbors = splat(due.xy, shape) * np.float32(found.sum() / len(due.xy))
         expected += settings.neighbors * (from_neighbors - expected)
-    return StaticEvidence(found, expected, agreement)
+    return StaticEvidence(found, expected, agreement, proof)
 
 
 def splat(xy: Float32[ndarray, "P 2"], shape: tuple[int, int]) -> Float32[ndarray, "H W"]:
@@ -208,7 +237,7 @@ def judge_segments(
     """
     maps = _maps(evidence, labels.shape[1:])
     counts = [_count_layer(layer, of_pixel, maps) for layer, of_pixel in enumerate(labels)]
-    is_static = counts[-1].found >= settings.density * counts[-1].expected
+    is_static = _has_enough(counts[-1], settings)
     static_surroundings = np.isin(labels[-1], counts[-1].label[is_static])
     parts = []
     for of_pixel, count in zip(labels, counts, strict=True):
@@ -216,15 +245,55 @@ def judge_segments(
         lies_in_static = inside[count.label] > 0.5 * count.area
         enough = np.where(lies_in_static, settings.min_expected_in_static, settings.min_expected)
         count.verdict[count.expected < enough] = Verdict.UNDECIDABLE
-        count.verdict[count.found >= settings.density * count.expected] = Verdict.STATIC
+        count.verdict[_has_enough(count, settings)] = Verdict.STATIC
         if not evidence.found.any():
             count.verdict[:] = Verdict.CANDIDATE
         _compare(count, evidence.agreement, settings)
         parts.append(count)
     names = [field.name for field in fields(SegmentVerdicts)]
-    return SegmentVerdicts(
+    verdicts = SegmentVerdicts(
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     )
+    _name_proof(verdicts, found_by_kind(labels, evidence), settings)
+    return verdicts
+
+
+def _has_enough(count: SegmentVerdicts, settings: EvidenceSettings) -> Bool[ndarray, " S"]:
+    """Whether a segment has keypoints, and as many as what stands still would have."""
+    return (count.found > 0) & (count.found >= settings.density * count.expected)
+
+
+def found_by_kind(
+    labels: Int32[ndarray, "L H W"], evidence: StaticEvidence
+) -> Float32[ndarray, "K S"]:
+    """Keypoints in every segment, as `judge_segments` lists them, that each of KINDS proved first.
+
+    A segment's numbers add up to its `found`.
+    """
+    proof = evidence.proof
+    if proof is None:
+        proof = (evidence.found > 0).astype(np.uint8)
+    width = 1 + len(KINDS)
+    counts = []
+    for of_pixel in labels:
+        flat = of_pixel.ravel()
+        label = np.flatnonzero(np.bincount(flat))
+        cells = np.bincount(
+            flat * width + proof.ravel(),
+            weights=evidence.found.ravel(),
+            minlength=(int(flat.max()) + 1) * width,
+        )
+        counts.append(cells.reshape(-1, width)[label[label > 0], 1:])
+    return np.concatenate(counts).T.astype(np.float32)
+
+
+def _name_proof(
+    verdicts: SegmentVerdicts, found: Float32[ndarray, "K S"], settings: EvidenceSettings
+) -> None:
+    """Let the verdict on a static segment say which of KINDS was enough, with those before it."""
+    enough = np.cumsum(found, axis=0) >= settings.density * verdicts.expected
+    static = verdicts.verdict == Verdict.STATIC
+    verdicts.verdict[static] = PROVED_BY[enough.argmax(axis=0)[static]]
 
 
 def _compare(

@@ -27,6 +27,7 @@ from scene.photo_loading import MOST_THREADS, Pixels, load_pixels
 from scene.photo_plan import Plan, ViewPlan, plan_views, without
 from scene.rigs import rotation_matrix
 from scene.splits import Names, choose_split
+from scene.undistort import Lens
 from scene.user_masks import UserMasks, find_masks, report_masks
 
 __all__ = ["Capture", "CaptureSettings", "PointCloud", "View", "load_capture", "survey_capture"]
@@ -57,6 +58,7 @@ class View:
         track_lengths: in how many photos the 3D point of each keypoint was seen.
         point_ids: which 3D point each keypoint saw, the same number in every view.
         point_xyz: where that point is, in world units.
+        lens: of the photo file, where it had to be undistorted; None where it is a pinhole's.
     """
 
     view_id: int
@@ -67,6 +69,7 @@ class View:
     track_lengths: Int32[np.ndarray, " P"]
     point_ids: Int64[np.ndarray, " P"]
     point_xyz: Float32[np.ndarray, "P 3"]
+    lens: Lens | None = None
 
 
 @dataclass(frozen=True)
@@ -359,6 +362,7 @@ def _view(view_id: int, plan: ViewPlan, stem: str, model: ColmapModel) -> View:
         model.points.track_lengths[row].astype(np.int32),
         model.points.ids[row],
         model.points.xyz[row].astype(np.float32),
+        None if lens.is_pinhole else lens,
     )
 
 

@@ -54,6 +54,11 @@ def find_model(source: Path, choice: str | None, messages: Messages) -> Path:
     return largest
 
 
+def has_model(source: Path) -> bool:
+    """Whether there is a model where COLMAP and its users put one."""
+    return next(_candidates(source), None) is not None
+
+
 def _candidates(source: Path) -> Iterator[Path]:
     """Model folders in the places that COLMAP and its users write to, `sparse/0` first."""
     sparse = source / "sparse"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float32, Float64, Integer, UInt8
 from torch.nn import functional
 
 from arguments.messages import UserError
@@ -219,11 +219,11 @@ def remap(
 
 
 def remap_nearest(
-    mask: UInt8[np.ndarray, "H W"], grid: Float32[torch.Tensor, "1 H W 2"]
-) -> UInt8[np.ndarray, "H W"]:
-    """The mask through the sampling grid; no value is made up."""
+    mask: Integer[np.ndarray, "H W"], grid: Float32[torch.Tensor, "1 H W 2"]
+) -> Integer[np.ndarray, "H W"]:
+    """The mask or labels below 2^24 through the sampling grid; no value is made up."""
     plane = torch.from_numpy(mask)[None, None].float()
     sampled = functional.grid_sample(
         plane, grid, mode="nearest", padding_mode="border", align_corners=False
     )
-    return sampled[0, 0].byte().numpy()
+    return sampled[0, 0].numpy().astype(mask.dtype)

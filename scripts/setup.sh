@@ -103,6 +103,9 @@ groups=()
 if [ "$level" = dev ]; then groups=(--group dev); fi
 # Editable, so that programs started elsewhere, such as nerfbaselines, find the checkout.
 install -c .venv/constraints.txt -e ".[log]" "${groups[@]}"
+# On its own, since it asks for numpy below 2, which it runs with, and for opencv, which the tests
+# do not reach; what it does need is in the group dev.
+if [ "$level" = dev ]; then install --no-deps "nerfbaselines>=1.2.12"; fi
 PYTHONWARNINGS=ignore "$py" -m pip install -q --no-build-isolation --no-deps \
   -e submodules/simple-knn -e submodules/diff-gaussian-rasterization
 after=$("$py" -W ignore -c 'import torch; print(torch.__version__)')

@@ -9,6 +9,9 @@ from arguments.config import TrainConfig
 from arguments.messages import Messages
 from masks.dino_features import dino_hint
 from masks.proposals import CandidateFolder
+from masks.segments import sam_hint
+from masks.static_evidence import EvidenceSettings
+from masks.static_sources import thin_hint
 from scene.capture import Capture, CaptureSettings, survey_capture
 from scene.host_memory import host_memory
 from training.branches import RenderSettings
@@ -87,6 +90,11 @@ def describe_candidates(config: TrainConfig, capture: Capture, messages: Message
     found = len(capture.train) - len(missing)
     rest = "; the others are made at the start of the run" if missing else ""
     messages.note(f"candidates: {found}/{len(capture.train)} in {folder}{rest}")
+    if missing:
+        messages.note(f"segments by graph: the zero-download default ({sam_hint()})")
+        hint = thin_hint([capture.views[i] for i in missing], EvidenceSettings().min_track_length)
+        if hint:
+            messages.note(hint)
 
 
 def _probe(parts: Parts) -> float:

@@ -13,6 +13,8 @@ from arguments.cli import parse
 from arguments.messages import ExitCode, Messages, UserError
 from masks.__main__ import MaskArguments, find_candidates
 from masks.segments import sam_hint
+from tests.colmap_database import true_matches, write_database
+from tests.scene_builder import make_rows, make_scene
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,7 +52,9 @@ def test_a_folder_that_is_no_scene_is_refused_before_anything_is_written(tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("wrong", [["--kind", "magic"], ["--sheet-photos", "-1"], []])
+@pytest.mark.parametrize(
+    "wrong", [["--kind", "magic"], ["--sheet-photos", "-1"], ["--evidence", "hearsay"], []]
+)
 def test_a_wrong_command_line_is_a_usage_error(wrong: list[str]) -> None:
     words = ["-s", "x", *wrong] if wrong else []
     with pytest.raises(UserError) as refusal:
@@ -77,6 +81,33 @@ def test_the_default_says_whether_weights_for_better_segments_are_there(
     assert f"no Segment Anything weights in {tmp_path}" in sam_hint()
     (tmp_path / "mobile_sam.pt").touch()
     assert "--kind mobile_sam" in sam_hint()
+
+
+def test_matches_of_the_database_are_told_in_the_reasons_and_the_database_stays_as_it_is(
+    tmp_path: Path,
+) -> None:
+    rows = make_rows()
+    scene = make_scene(tmp_path / "scene", rows)
+    write_database(scene / "database.db", rows, true_matches(rows))
+    before = {path: path.stat().st_mtime_ns for path in scene.rglob("*")}
+    done = run_masks("-s", scene, "-o", tmp_path / "out", "--evidence", "tracks", "database")
+    assert done.returncode == 0, done.stderr
+    assert f"static evidence: matches of {scene / 'database.db'} in 3 or more" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in scene.rglob("*")} == before
+    header = (tmp_path / "out" / "img_0000.csv").read_text().splitlines()[1]
+    assert ",found,tracks,database,features,expected," in header
+
+
+def test_a_scene_without_a_database_says_where_it_looked(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path / "scene")
+    done = run_masks("-s", scene, "-o", tmp_path / "out", "--evidence", "database")
+    assert done.returncode == ExitCode.BAD_INPUT
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith(
+        "error: --evidence database needs COLMAP's database: neither database.db"
+    )
+    assert "--database FILE" in said
+    assert not list((tmp_path / "out").glob("*.npz"))
 
 
 def test_segments_of_another_tool_become_candidates(tiny_capture: Path, tmp_path: Path) -> None:

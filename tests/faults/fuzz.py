@@ -34,10 +34,12 @@ from masks.imported import DAMAGE, read_segments
 from masks.static_evidence import SegmentVerdicts
 from scene import colmap_text
 from scene.colmap import read_model
+from scene.colmap_database import ColmapDatabase
 from scene.images import BadPhotoError, decode_mask, decode_photo, read_header
 from scene.ply import Splats, read_ply, write_ply
 from scene.splits import Names, choose_split
 from scene.tensor_file import TensorFileError, read_tensors, write_tensors
+from tests.colmap_database import true_matches, write_database
 from tests.faults.bit_flips import save_state
 from tests.scene_builder import SceneRows, make_rows, write_binary, write_text
 from training import checkpoint
@@ -47,7 +49,9 @@ MEMORY_FLOOR = 64 << 20
 MEMORY_PER_BYTE = 8
 LONGEST_SECONDS = 1.0
 REFUSALS = (UserError, BadPhotoError, TensorFileError)
-COLMAP_GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "colmap_rig"
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+COLMAP_GOLDEN = GOLDEN / "colmap_rig"
+DATABASE_GOLDEN = GOLDEN / "colmap_database" / "database.db"
 
 
 @dataclass(frozen=True)
@@ -196,6 +200,30 @@ def _write_text_ply(binary: Path, path: Path) -> None:
     plyfile.PlyData(list(data.elements), text=True).write(path)
 
 
+def database_targets(root: Path) -> list[Target]:
+    """COLMAP's database, as version 3.8 and as version 4 lays it out, read to the last match."""
+    rows = small_rows()
+    del rows.images[3:]
+    for image in rows.images:
+        image.keypoints = image.keypoints[:10]
+    old, new = root / "3.8.db", root / "4.db"
+    write_database(old, rows, true_matches(rows))
+    new.write_bytes(DATABASE_GOLDEN.read_bytes())
+
+    def reader(path: Path) -> Callable[[], object]:
+        def read() -> object:
+            database = ColmapDatabase(path)
+            for image in list(database.images.values())[:2]:
+                database.keypoints(image.image_id)
+                for other in database.partners(image.image_id):
+                    database.matches(image.image_id, other)
+            return database
+
+        return read
+
+    return [Target(f"database {path.stem}", path, reader(path)) for path in (old, new)]
+
+
 def split_targets(root: Path) -> list[Target]:
     """Lists of names, and On-the-go's JSON."""
     names = Names(tuple(f"img_{i}.jpg" for i in range(12)), ())
@@ -334,6 +362,7 @@ def all_targets(root: Path) -> list[Target]:
         *image_targets(root),
         *file_targets(root),
         *segment_targets(root),
+        *database_targets(root),
     ]
 
 

@@ -10,10 +10,12 @@ import torch
 
 from arguments.cli import parse_train
 from arguments.messages import ExitCode, Messages, UserError
+from scene.gaussians import select_rows
 from scene.host_memory import Memory
 from scene.tensor_file import read_tensors
 from training.health import IDLE_STEPS, Health, diagnose
 from training.loop import REPORT_EVERY, Run
+from training.optimizers import GaussianAdam
 from training.recovery import RATE_SHARE, slowed
 from training.run import prepare
 from training.run_folder import RunRecord
@@ -159,6 +161,31 @@ def test_out_of_memory_goes_back_with_a_lower_cap_and_ends_with_5_the_third_time
     assert run.record.backoffs == 2
     assert run.config.run.max_gaussians == int(0.8 * count)
     assert run.parts.state.trained[0].strategy.max_gaussians == int(0.8 * count)
+
+
+def test_growth_that_ran_out_of_memory_half_way_is_undone(make: Callable[..., Run]) -> None:
+    run = make("--method", "single", "--cuda_graphs", "off")
+    count = len(run.parts.state.result)
+    failures = [1]
+
+    def grow_and_fail(_: object) -> None:
+        if run.parts.state.step < INJECTED or not failures:
+            return
+        failures.clear()
+        branch = run.parts.state.trained[0]
+        twice = torch.arange(count, device=branch.gaussians.device).repeat(2)
+        branch.gaussians = select_rows(branch.gaussians, twice).requires_grad_()
+        branch.optimizer = GaussianAdam(select_rows(branch.gaussians, twice[: count // 2]))
+        branch.gaussians.means.register_hook(no_memory)
+
+    def no_memory(_: torch.Tensor) -> None:
+        torch.empty(1 << 60, dtype=torch.uint8)
+
+    run.hooks = dataclasses.replace(run.hooks, progress=grow_and_fail)
+    run.train()
+    assert run.record.backoffs == 1
+    assert run.parts.state.step == LAST
+    assert len(run.parts.state.result) == count
 
 
 def test_other_errors_are_not_taken_for_bad_numbers(make: Callable[..., Run]) -> None:

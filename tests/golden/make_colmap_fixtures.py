@@ -1,10 +1,13 @@
 """Makes the COLMAP fixtures beside this file with pycolmap (4.2.1); run it by hand.
 
 `colmap_rig/` is a rig of two cameras in four frames, as COLMAP 4 writes it, in both formats, with
-the poses that pycolmap derives; `camera_models.json` holds pixels of points for every model.
+the poses that pycolmap derives; `camera_models.json` holds pixels of points for every model;
+`colmap_database/` is a database with matches, most of them right, and what pycolmap reads in it.
 """
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +75,51 @@ def make_camera_models() -> None:
     )
 
 
+def make_database() -> None:
+    """Four photos of two cameras, matched with each other; a third of the matches are wrong."""
+    options = pycolmap.SyntheticDatasetOptions()
+    options.num_rigs = 2
+    options.num_cameras_per_rig = 1
+    options.num_frames_per_rig = 2
+    options.num_points3D = 30
+    options.inlier_match_ratio = 0.67
+    pycolmap.set_random_seed(0)
+    folder = FOLDER / "colmap_database"
+    folder.mkdir(exist_ok=True)
+    path = folder / "database.db"
+    path.unlink(missing_ok=True)
+    with pycolmap.Database.open(path) as database:
+        pycolmap.synthesize_dataset(options, database)
+        database.clear_descriptors()
+        images = {image.name: image.image_id for image in database.read_all_images()}
+        cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
+        camera_of = {image.name: cameras[image.camera_id] for image in database.read_all_images()}
+        expected = {
+            name: {
+                "size": [camera_of[name].width, camera_of[name].height],
+                "keypoints": database.read_keypoints(image_id)[:, :2].tolist(),
+                "matches": {
+                    other: _matches(database, image_id, other_id)
+                    for other, other_id in images.items()
+                    if other != name
+                },
+            }
+            for name, image_id in images.items()
+        }
+    with closing(sqlite3.connect(path)) as compact:
+        compact.execute("VACUUM")
+        compact.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    (folder / "expected.json").write_text(json.dumps(expected) + "\n")
+
+
+def _matches(database: pycolmap.Database, one: int, other: int) -> list[list[int]]:
+    """All matches and inliers of a pair, each once, sorted; the keypoint of `one` comes first."""
+    verified = database.read_two_view_geometry(one, other).inlier_matches
+    both = np.concatenate([database.read_matches(one, other), verified])
+    return sorted({tuple(map(int, row)) for row in both})
+
+
 if __name__ == "__main__":
     make_rig()
     make_camera_models()
+    make_database()

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +26,6 @@ ROOT = Path(__file__).resolve().parents[2]
 SPEC = ROOT / "evaluation" / "nerfbaselines_spec.py"
 QUIET = Messages(quiet=True)
 SHORT = ["--set", "iterations=6", "--set", "branch_masks=hard soft"]
-
-OLDEST = (1, 2, 12)
-
-
-def installed_version() -> tuple[int, ...]:
-    """Of nerfbaselines; empty where it is not installed."""
-    try:
-        return tuple(int(word) for word in version("nerfbaselines").split(".")[:3])
-    except PackageNotFoundError:
-        return ()
-
-
-pytestmark = pytest.mark.skipif(installed_version() < OLDEST, reason="nerfbaselines >= 1.2.12")
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +45,24 @@ def scene(tiny_capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+# test-method deletes a folder into which its own thread for tensorboard may still be writing.
+RACE = "Directory not empty: 'tensorboard'"
+
+
 def nerfbaselines(*words: str | Path, **variables: str) -> str:
-    """One of its commands; what it says."""
+    """One of its commands, again where it lost a race against itself; what it says."""
     paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     known = {
         "NERFBASELINES_BACKEND": "python", "NERFBASELINES_REGISTER": str(SPEC), "PYTHONPATH": paths,
     }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "nerfbaselines", *map(str, words)],
-        cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | known | variables,
-    )  # fmt: skip
-    said = done.stdout + done.stderr
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-m", "nerfbaselines", *map(str, words)], cwd=ROOT, text=True,
+            capture_output=True, check=False, env=os.environ | known | variables,
+        )  # fmt: skip
+        said = done.stdout + done.stderr
+        if RACE not in said:
+            break
     assert done.returncode == 0, said[-3000:]
     return said
 

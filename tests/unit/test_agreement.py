@@ -14,6 +14,7 @@ from masks.static_evidence import (
     EvidenceSettings,
     StaticEvidence,
     Verdict,
+    found_by_kind,
     judge_segments,
     keep_candidates,
 )
@@ -179,12 +180,14 @@ def test_every_segment_is_written_with_rule_density_and_reason(tmp_path: Path) -
     settings = EvidenceSettings()
     agreeing = np.ones((6, 8), dtype=np.float32)
     agreeing[:, :4] = 0
-    verdicts = judge_segments(halves(), evidence(0.0, agreeing), settings)
-    rule, header, *rows = table(verdicts, settings).splitlines()
+    proved = evidence(0.0, agreeing)
+    verdicts = judge_segments(halves(), proved, settings)
+    found = found_by_kind(halves(), proved)
+    rule, header, *rows = table(verdicts, found, settings).splitlines()
     assert rule.startswith("# static at 0.1 or more of the expected keypoints")
     assert "agreement" in rule
     assert header == HEADER
     assert rows == [
-        "0,1,2400,0,10.00,0.000,0.0,24.0,1,other photos differ",
-        "0,2,2400,20,10.00,2.000,24.0,24.0,0,other photos agree",
+        "0,1,2400,0,0,0,0,10.00,0.000,0.0,24.0,1,other photos differ",
+        "0,2,2400,20,20,0,0,10.00,2.000,24.0,24.0,0,other photos agree",
     ]

@@ -15,6 +15,9 @@ from masks.layers import stack_masks
 from masks.rle import decode_rle, letters_to_runs
 from masks.segmenter import Photo
 from masks.static_evidence import StaticEvidence
+from scene.camera_models import MODEL_BY_NAME, undistort_points
+from scene.capture import Capture, CaptureSettings, load_capture
+from tests.scene_builder import make_rows, make_scene
 
 HEIGHT, WIDTH = 12, 20
 
@@ -176,6 +179,70 @@ def test_other_proportions_are_refused(tmp_path: Path) -> None:
     segmenter = ImportedSegmenter(ImportSettings(tmp_path), ["a.jpg"], Messages(quiet=True))
     with pytest.raises(UserError, match=r"12x20, the photo a\.jpg is 20x12"):
         segmenter(photo())
+
+
+BARREL = [50.0, 50.0, 32.0, 24.0, 0.8]  # of a FOV camera
+
+
+def stripes(rays: np.ndarray) -> np.ndarray:
+    """Labels 300 and 2 in turns, 6 pixels wide, from rays (x/z, y/z)."""
+    return np.where(np.floor(10 * rays[..., 0]) % 2 == 0, 300, 2)
+
+
+def seen_by_barrel() -> np.ndarray:
+    """`stripes` in the pixels of the distorted photo file."""
+    at = np.stack(np.meshgrid(np.arange(64) + 0.5, np.arange(48) + 0.5), axis=-1)
+    distorted = (at.reshape(-1, 2) - BARREL[2:4]) / BARREL[:2]
+    rays = undistort_points(MODEL_BY_NAME["FOV"], np.array(BARREL[4:]), distorted)
+    return stripes(np.nan_to_num(rays)).reshape(48, 64)
+
+
+def photo_of(capture: Capture) -> Photo:
+    view, image = capture.views[0], capture.image(0).numpy()
+    nothing = np.zeros(image.shape[:2], dtype=np.float32)
+    return Photo(view.name, image, StaticEvidence(nothing, nothing), view.lens)
+
+
+@pytest.mark.parametrize("resolution", [-1, 2])
+@pytest.mark.parametrize("layout", ["labels", "runs"])
+def test_segments_of_a_distorted_photo_are_undistorted_with_it(
+    tmp_path: Path, resolution: int, layout: str
+) -> None:
+    root = make_scene(tmp_path / "data", make_rows("FOV", BARREL))
+    capture = load_capture(CaptureSettings(root, resolution=resolution), Messages(quiet=True))
+    labels = seen_by_barrel()
+    (tmp_path / "s").mkdir()
+    if layout == "labels":
+        Image.fromarray(labels.astype(np.uint16)).save(tmp_path / "s" / "img_0000.png")
+    else:
+        codes = [{"size": [48, 64], "counts": runs_of(labels == value)} for value in (2, 300)]
+        content = json.dumps([{"segmentation": code} for code in codes])
+        (tmp_path / "s" / "img_0000.json").write_text(content)
+    segmenter = ImportedSegmenter(
+        ImportSettings(tmp_path / "s"), ["img_0000.jpg"], Messages(quiet=True)
+    )
+    shown = photo_of(capture)
+    layers = segmenter(shown)
+    camera = capture.views[0].camera
+    K = camera.K.double().numpy()
+    x = (np.arange(camera.width) + 0.5 - K[0, 2]) / K[0, 0]
+    y = (np.arange(camera.height) + 0.5 - K[1, 2]) / K[1, 1]
+    expected = stripes(np.stack(np.meshgrid(x, y), axis=-1))
+    assert layers.shape == (1, camera.height, camera.width)
+    assert layers.min() > 0
+    is_first, should_be = layers[0] == layers[0, 0, 0], expected == expected[0, 0]
+    assert (is_first != should_be).mean() < (0.02 if resolution == -1 else 0.1)  # nearest pixels
+    if resolution == -1:  # as they lie in the file they would be wrong
+        assert (labels != expected).mean() > 0.05
+
+
+def test_segments_of_another_shape_than_the_distorted_photo_are_refused(tmp_path: Path) -> None:
+    root = make_scene(tmp_path / "data", make_rows("FOV", BARREL))
+    capture = load_capture(CaptureSettings(root, resolution=2), Messages(quiet=True))
+    Image.fromarray(np.ones((48, 48), np.uint8)).save(tmp_path / "img_0000.png")
+    segmenter = ImportedSegmenter(ImportSettings(tmp_path), ["img_0000.jpg"], Messages(quiet=True))
+    with pytest.raises(UserError, match=r"48x48, the photo img_0000\.jpg is 64x48"):
+        segmenter(photo_of(capture))
 
 
 def test_single_masks_that_cover_nearly_everything_are_questioned_and_can_be_inverted(

@@ -1,11 +1,15 @@
 """Metrics against slow definitions of their own, and what must hold for any picture."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import correlate1d
 
 from evaluation.metrics import mask_iou, mask_overlap, psnr, quantise, ssim
+from tests.golden.make_metric_fixtures import CASES, FILE
+from tests.golden.make_metric_fixtures import pictures as golden_pictures
 
 
 def pictures(seed: int, height: int = 23, width: int = 31) -> tuple[torch.Tensor, torch.Tensor]:
@@ -130,14 +134,9 @@ def test_reflected_ssim_counts_every_pixel_of_the_mirrored_picture(seed: int) ->
     assert ssim(clean, noisy, "reflect") != pytest.approx(ssim(clean, noisy), abs=1e-6)
 
 
-def test_psnr_and_reflected_ssim_equal_torchmetrics() -> None:
-    try:
-        from torchmetrics.functional import image as oracle
-    except (ImportError, RuntimeError) as failure:  # a torchvision of another build: RuntimeError
-        pytest.skip(f"torchmetrics cannot be imported: {failure}")
-    clean, noisy = pictures(0, 40, 60)
-    planes = [(p.double() / 255).permute(2, 0, 1)[None] for p in (noisy, clean)]
-    expected = oracle.peak_signal_noise_ratio(*planes, data_range=1.0).item()
-    assert psnr(noisy, clean) == pytest.approx(expected, abs=1e-4)
-    expected = oracle.structural_similarity_index_measure(*planes, data_range=1.0).item()
-    assert ssim(noisy, clean, "reflect") == pytest.approx(expected, abs=1e-6)
+@pytest.mark.parametrize("name", CASES)
+def test_psnr_and_reflected_ssim_equal_torchmetrics(name: str) -> None:
+    clean, noisy = golden_pictures(*CASES[name])
+    expected = json.loads(FILE.read_text())["values"][name]
+    assert psnr(noisy, clean) == pytest.approx(expected["psnr"], rel=1e-7)  # its log(10) is float32
+    assert ssim(noisy, clean, "reflect") == pytest.approx(expected["ssim"], abs=1e-6)
