@@ -8,6 +8,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -525,6 +526,26 @@ def _(stage: Stage) -> Outcome:
     return stage.train(environment=gone)
 
 
+@case(
+    "F12",
+    "no network at all",
+    r"written: .*metrics.json",
+    0,
+    "model, pictures, metrics; lpips: null",
+)
+def _(stage: Stage) -> Outcome:
+    ended = stage.train("--eval", "--method", "dual", has_network=False)
+    assert ended.code == 0, ended.stderr
+    shown = stage.commands.run("render", "-m", str(stage.out), has_network=False)
+    assert shown.code == 0, shown.stderr
+    measured = evaluated(stage, has_network=False)
+    metrics = json.loads((stage.out / "metrics.json").read_text())
+    assert metrics["psnr"] > 0
+    assert metrics["lpips_reason"]
+    assert list(stage.out.glob("renders/test/*/*.png"))
+    return measured
+
+
 # ---- G. Interruption and checkpoints
 
 
@@ -709,10 +730,15 @@ def evaluated(stage: Stage, *extra: str, **options: object) -> Outcome:
     return stage.commands.run(*words, **options)  # type: ignore[arg-type]
 
 
-@case("I1", "metrics after training and from disk", r"written: .*metrics.json", 0, "metrics.json")
+@case("I1", "metrics after training and from disk", r"written: .*metrics.json", 0, "the same PSNR")
 def _(stage: Stage) -> Outcome:
-    stage.trained("--eval", "--test_iterations", str(LAST))
-    return evaluated(stage)
+    ended = stage.train("--eval", "--test_iterations", str(LAST))
+    (said,) = re.findall(r"step 12: test PSNR ([\d.]+) dB", ended.stderr)
+    measured = evaluated(stage)
+    metrics = json.loads((stage.out / "metrics.json").read_text())
+    assert said == f"{metrics['psnr']:.2f}"
+    assert metrics["protocol"]["name"].startswith("nerfbaselines")
+    return measured
 
 
 @case("I3", "no test photos", r"the test split is empty", 0, "no metrics.json")

@@ -109,7 +109,7 @@ class Commands:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        shim = folder / "shim.so"
+        shim = self.shim = folder / "shim.so"
         compiler = os.environ.get("CC", "cc")
         source = str(Path(__file__).with_name("shim.c"))
         subprocess.run(
