@@ -1,10 +1,13 @@
-"""Make a capture as large as the scenes of NeRF On-the-go, on which a whole run can be timed.
+r"""Make a capture as large as the scenes of NeRF On-the-go, on which a whole run can be timed.
 
     python scripts/bench_scale.py SCENE
-    python train.py -s SCENE -m OUT --method dual --iterations 30000 --max_gaussians 300000
+    python train.py -s SCENE -m OUT --method dual --iterations 30000 --max_gaussians 300000 \
+        --densify_grad_threshold 1e-4
 
 The built-in room at 504x378 with finer textures and more points; the candidates that
-`python -m masks` makes, by as many processes as there are cores.
+`python -m masks` makes, by as many processes as there are cores. With the threshold above, a run
+from 40,000 points on these photos at half their width had 300,000 Gaussians after 6 of 14 rounds of
+growth; with the usual one 282,000 after all of them.
 """
 
 import multiprocessing
@@ -46,7 +49,7 @@ class Scale:
     height: int = 378
     """Of the photos, in pixels."""
 
-    points: int = 40_000
+    points: int = 60_000
     """Surface points that are tried for the COLMAP model."""
 
     texels_per_metre: int = 220

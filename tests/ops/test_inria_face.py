@@ -18,7 +18,7 @@ WIDTH, HEIGHT, FOVX = 37, 28, 1.1
 BACKGROUND = torch.tensor([0.1, 0.4, 0.8])
 
 
-def _scene(device: torch.device, sh_degree: int | None = 2, count: int = 50) -> Scene:
+def camera_scene(device: torch.device, sh_degree: int | None = 2, count: int = 50) -> Scene:
     """A scene whose camera a field of view can describe: centred, at the origin of its cloud."""
     scene = make_scene(count, sh_degree=sh_degree, size=(WIDTH, HEIGHT), device=device)
     focal = WIDTH / (2 * math.tan(FOVX / 2))
@@ -27,7 +27,7 @@ def _scene(device: torch.device, sh_degree: int | None = 2, count: int = 50) -> 
     return replace(scene, Ks=K[None].to(device), viewmats=viewmat[None].to(device))
 
 
-def _settings(scene: Scene, **changes: object) -> GaussianRasterizationSettings:
+def training_settings(scene: Scene, **changes: object) -> GaussianRasterizationSettings:
     """What a training script of 2023 computes from its camera."""
     tanfovx = math.tan(FOVX / 2)
     tanfovy = tanfovx * HEIGHT / WIDTH
@@ -64,8 +64,8 @@ def _functional(scene: Scene, **options: object) -> Tensor:
 def test_a_training_step_runs_unchanged_and_equals_the_functional_face(
     device: torch.device,
 ) -> None:
-    scene = _scene(device).to(torch.float32, device)
-    rasterizer = GaussianRasterizer(raster_settings=_settings(scene))
+    scene = camera_scene(device).to(torch.float32, device)
+    rasterizer = GaussianRasterizer(raster_settings=training_settings(scene))
     screenspace_points = torch.zeros_like(scene.means, requires_grad=True) + 0
     screenspace_points.retain_grad()
     rendered_image, radii = rasterizer(
@@ -86,7 +86,7 @@ def test_a_training_step_runs_unchanged_and_equals_the_functional_face(
     assert statistics.isfinite().all()
     assert (statistics > 0).any()
 
-    twin = _scene(device).to(torch.float32, device)
+    twin = camera_scene(device).to(torch.float32, device)
     options = {"sh_degree": 2, "near_plane": 0.2, "backgrounds": BACKGROUND.to(device)}
     result = rasterization(*twin.arguments, **options)
     color = result.color[0].permute(2, 0, 1)
@@ -102,8 +102,8 @@ def test_a_training_step_runs_unchanged_and_equals_the_functional_face(
 
 
 def test_the_release_with_antialiasing_returns_inverse_depth(device: torch.device) -> None:
-    scene = _scene(device, sh_degree=None)
-    settings = _settings(scene, antialiasing=True)
+    scene = camera_scene(device, sh_degree=None)
+    settings = training_settings(scene, antialiasing=True)
     color, _, invdepth = GaussianRasterizer(settings)(
         means3D=scene.means,
         means2D=torch.zeros_like(scene.means),
@@ -123,7 +123,7 @@ def test_the_release_with_antialiasing_returns_inverse_depth(device: torch.devic
 
 
 def test_covariances_may_stand_for_scales_and_rotations(device: torch.device) -> None:
-    scene = _scene(device)
+    scene = camera_scene(device)
     w, x, y, z = torch.nn.functional.normalize(scene.quats.double()).unbind(-1)
     rotation = torch.stack(
         [
@@ -137,7 +137,7 @@ def test_covariances_may_stand_for_scales_and_rotations(device: torch.device) ->
     full = half @ half.mT
     upper = torch.stack([full[:, i, j] for i in range(3) for j in range(i, 3)], -1).float()
     upper.requires_grad_()
-    color, _ = GaussianRasterizer(_settings(scene))(
+    color, _ = GaussianRasterizer(training_settings(scene))(
         means3D=scene.means,
         means2D=torch.zeros_like(scene.means),
         opacities=scene.opacities[:, None],
@@ -151,8 +151,8 @@ def test_covariances_may_stand_for_scales_and_rotations(device: torch.device) ->
 
 
 def test_the_scale_modifier_multiplies_scales(device: torch.device) -> None:
-    scene = _scene(device)
-    color, _ = GaussianRasterizer(_settings(scene, scale_modifier=0.5))(
+    scene = camera_scene(device)
+    color, _ = GaussianRasterizer(training_settings(scene, scale_modifier=0.5))(
         means3D=scene.means,
         means2D=torch.zeros_like(scene.means),
         opacities=scene.opacities[:, None],
@@ -165,9 +165,9 @@ def test_the_scale_modifier_multiplies_scales(device: torch.device) -> None:
 
 
 def test_mark_visible_means_in_front_of_the_near_plane(device: torch.device) -> None:
-    scene = _scene(device, count=400)
+    scene = camera_scene(device, count=400)
     wide = replace(scene, means=4 * scene.means)
-    visible = GaussianRasterizer(_settings(scene)).markVisible(wide.means)
+    visible = GaussianRasterizer(training_settings(scene)).markVisible(wide.means)
     z = wide.means @ scene.viewmats[0, 2, :3] + scene.viewmats[0, 2, 3]
     assert torch.equal(visible, z > 0.2)
     assert visible.any()
@@ -185,7 +185,7 @@ def test_mark_visible_means_in_front_of_the_near_plane(device: torch.device) -> 
     ],
 )
 def test_ambiguous_inputs_are_refused(given: dict[str, bool], device: torch.device) -> None:
-    scene = _scene(device)
+    scene = camera_scene(device)
     values = {
         "shs": scene.colors,
         "colors_precomp": scene.colors[:, 0],
@@ -194,7 +194,7 @@ def test_ambiguous_inputs_are_refused(given: dict[str, bool], device: torch.devi
         "cov3D_precomp": torch.zeros(50, 6, device=device),
     }
     with pytest.raises(ValueError, match=r"exactly one|either"):
-        GaussianRasterizer(_settings(scene))(
+        GaussianRasterizer(training_settings(scene))(
             means3D=scene.means,
             means2D=torch.zeros_like(scene.means),
             opacities=scene.opacities[:, None],

@@ -1,6 +1,6 @@
 """From what is optimized (logarithms, logits) to what is rendered; knows no camera."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,19 +52,3 @@ def _activate_backward_fake(
     _v_opacities: Tensor,
 ) -> tuple[Tensor, Tensor]:
     return _activate_fake(log_scales, opacity_logits, filter_3d)
-
-
-def _keep_inputs(
-    ctx: Any,
-    inputs: tuple[Any, ...],
-    output: tuple[Tensor, Tensor],  # noqa: ARG001 - torch passes it by name
-) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _backward(ctx: Any, v_scales: Tensor, v_opacities: Tensor) -> tuple[Any, ...]:
-    v_log_scales, v_logits = ops.activate_backward(*ctx.saved_tensors, v_scales, v_opacities)
-    return v_log_scales, v_logits, None
-
-
-torch.library.register_autograd(f"{_library.NAME}::activate", _backward, setup_context=_keep_inputs)

@@ -1,7 +1,6 @@
 """L1 and SSIM with their gradient in one pass; knows no camera, and not where masks come from."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,25 +103,6 @@ def _mean_difference_backward_fake(
     return v_a, b.new_empty(b.shape if wants_b else (0,))
 
 
-def _keep_both(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-    del output
-    ctx.save_for_backward(*inputs)
-
-
-def _difference_back(ctx: Any, v_value: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    a, b = ctx.saved_tensors
-    wants_a, wants_b = ctx.needs_input_grad
-    if not wants_a:
-        return None, ops.mean_difference_backward(v_value, b, a, False)[0]
-    v_a, v_b = ops.mean_difference_backward(v_value, a, b, wants_b)
-    return v_a, v_b if wants_b else None
-
-
-torch.library.register_autograd(
-    f"{_library.NAME}::mean_difference", _difference_back, setup_context=_keep_both
-)
-
-
 @torch.library.register_fake(f"{_library.NAME}::photometric")
 def _photometric_fake(
     colors: list[Tensor],
@@ -141,33 +121,3 @@ def _photometric_fake(
 @torch.library.register_fake(f"{_library.NAME}::ssim_map")
 def _ssim_map_fake(color: Tensor, _target: Tensor) -> Tensor:
     return color.new_empty(color.shape[:3])
-
-
-def _keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.set_materialize_grads(False)  # zeros as large as the images, which nobody would read
-    ctx.save_for_backward(output[1])
-    ctx.mark_non_differentiable(output[1])
-    ctx.num_weights = len(inputs[2]), len(inputs[3])
-    ctx.has_gradient = inputs[-1]
-
-
-def _scale_gradient(
-    ctx: Any, v_values: Tensor | None, _v_gradient: Tensor | None
-) -> tuple[Any, ...]:
-    if not ctx.has_gradient:
-        raise RuntimeError(
-            "photometric: called with wants_gradient=False, so there is nothing to go back with; "
-            "call photometric_loss"
-        )
-    (gradient,) = ctx.saved_tensors
-    nothing: list[Tensor | None] = [None] * len(gradient)
-    v_colors = nothing
-    if v_values is not None:
-        v_colors = list((gradient * v_values[:, None, None, None, None]).unbind())
-    none = [None] * ctx.num_weights[0], [None] * ctx.num_weights[1]
-    return v_colors, None, *none, None, None, None
-
-
-torch.library.register_autograd(
-    f"{_library.NAME}::photometric", _scale_gradient, setup_context=_keep_gradient
-)

@@ -1,7 +1,6 @@
 """The learnt trust in every pixel of photos; for GPUs, and knows nothing of residuals' origin."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,22 +96,3 @@ def _trust_step_fake(
     _frozen: Tensor | None,
 ) -> None:
     return None
-
-
-def _keep_slopes(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    del inputs
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(output[2])
-    ctx.mark_non_differentiable(output[1], output[2])
-
-
-def _scale_slopes(
-    ctx: Any, v_value: Tensor | None, _v_trust: Tensor | None, _v_slopes: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    (slopes,) = ctx.saved_tensors
-    return None if v_value is None else slopes * v_value, None, None, None, None
-
-
-torch.library.register_autograd(
-    f"{_library.NAME}::trust_loss", _scale_slopes, setup_context=_keep_slopes
-)
