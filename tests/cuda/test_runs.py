@@ -4,6 +4,7 @@ Bad numbers are in tests/faults/test_numbers.py, steps from static buffers in
 tests/training/test_graph.py; both run on every device.
 """
 
+import gc
 import json
 import random
 import re
@@ -171,7 +172,7 @@ def test_memory_does_not_grow_once_the_gaussians_are_constant(
     # By then each photo has been seen, so that its mask has a place; pictures of 36 KiB that
     # stayed would add 5 MB in the 160 steps that follow.
     assert max(live[7:]) <= max(live[3:7]), live
-    assert max(peaks[7:]) <= 1.02 * max(peaks[3:7]), peaks
+    assert max(peaks[7:]) <= 1.1 * max(peaks[3:7]), peaks  # lists are as long as views need
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +183,8 @@ def large_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# At step 10 every Gaussian that a photo shows becomes two.
+# At step 10 every Gaussian that a photo shows becomes two. The 3D filter is off, since it takes
+# much at a time from outside of the recorded steps.
 DOUBLING = (
     *("--max_gaussians", "1000000"),
     *("--densify_grad_threshold", "1e-12", "--densify_from_iter", "2", "--densify_until_iter"),
@@ -212,7 +214,7 @@ class Grower:
         """A run of 30 steps."""
         return self._commands.run(
             *("train", "-s", str(self._scene), "-m", str(self.out(name)), "--device", DEVICE),
-            *("--method", "single", "--iterations", "30", "--quiet", *extra),
+            *("--method", "single", "--iterations", "30", "--quiet", "--filter", "classic", *extra),
             gpu_memory=gpu_memory,
         )
 
@@ -240,9 +242,8 @@ def grower(
 
 
 def test_growth_beyond_the_memory_goes_on_with_a_lower_cap(grower: Grower) -> None:
-    still, doubled = grower.peaks
-    # Twice 0.8 of the doubled set are 1.28 of the first: 0.28 of the way from one to the other.
-    ended = grower.run("tight", int(still + 0.65 * (doubled - still)), *DOUBLING)
+    # Too little for twice as many; one return lowers the cap to 1.6 of the first, two to 1.28.
+    ended = grower.run("tight", int(0.97 * grower.peaks[1]), *DOUBLING)
     assert ended.code == 0, ended.stderr
     assert re.search(
         r"out of memory with \d+ Gaussians, photo '.*'; back to step \d+ with at most \d+ Gauss",
@@ -273,12 +274,14 @@ def test_memory_that_is_taken_meanwhile_ends_the_run_with_its_last_checkpoint(
     large_scene: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
+    gc.collect()  # what other tests have left on the GPU
     run = prepared(
         *(large_scene, out, "--method", "single", "--iterations", "60", "--checkpoint_every"),
         *("10", "--cuda_graphs", "off", "--densify_until_iter", "0"),
     )
 
     def take(_: Progress) -> None:
+        gc.collect()
         torch.cuda.empty_cache()
         limit_gpu_memory(int(0.9 * torch.cuda.memory_reserved()))
 
