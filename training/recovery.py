@@ -93,10 +93,12 @@ class Recovery:
             ) from failure
 
     def _release(self) -> None:
-        """Drop what a failed step has left in memory."""
-        for branch in self.parts.state.trained:
-            for _, parameter in branch.gaussians.parameters():
-                parameter.grad = None
+        """Drop what a failed step has left in memory, the state that it has spoilt included.
+
+        Growth may have failed half way, with more rows here than there; and a GPU that had no room
+        for the failed step may have none for two states.
+        """
+        self.parts.state.drop_rows()
         gc.collect()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()

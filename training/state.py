@@ -8,6 +8,7 @@ from torch import Tensor
 from scene.gaussians import Gaussians, side_by_side
 from training.branches import Branch, ProxyBranch, TrainedBranch
 from training.densification import GrowthState
+from training.optimizers import GaussianAdam
 
 
 @dataclass
@@ -51,6 +52,15 @@ class TrainState:
                 for i, masker in enumerate(branch.maskers):
                     named |= {f"{branch.name}/mask{i}/{n}": t for n, t in masker.state().items()}
         return {name: tensor.detach() for name, tensor in named.items()}
+
+    def drop_rows(self) -> None:
+        """Forget every Gaussian and all that follows it, and give their memory back."""
+        for branch in self.branches:
+            branch.gaussians = branch.gaussians.map(lambda t: t.detach()[:0].clone())
+            if isinstance(branch, TrainedBranch):
+                branch.gaussians.requires_grad_()
+                branch.optimizer = GaussianAdam(branch.gaussians)
+                branch.growth = branch.strategy.initialize_state(branch.gaussians)
 
     def load(self, tensors: dict[str, Tensor], step: int) -> None:
         """Take everything from a checkpoint that `tensors` made; on this state's device.

@@ -16,8 +16,8 @@ from scene.tensor_file import read_tensors
 from training.densification import FEWEST_GAUSSIANS
 from training.health import IDLE_STEPS, Health
 from training.loop import REPORT_EVERY, Run
+from training.optimizers import GaussianAdam
 from training.recovery import RATE_SHARE, slowed
-from training.rows import RowMap
 from training.run import prepare
 from training.run_folder import RunRecord
 
@@ -50,11 +50,6 @@ def spoil(run: Run, tensor: Callable[[Run], torch.Tensor], value: float, times: 
                 tensor(run)[ROW] = value
 
     run.hooks = dataclasses.replace(run.hooks, progress=inject)
-
-
-def no_memory(_: torch.Tensor) -> None:
-    """Ask for more than any machine has: the allocator's own words."""
-    torch.empty(1 << 60, dtype=torch.uint8)
 
 
 def gaussians(run: Run, branch: int, name: str) -> torch.Tensor:
@@ -157,6 +152,9 @@ def test_out_of_memory_goes_back_with_a_lower_cap_and_ends_with_5_the_third_time
         if run.parts.state.step >= INJECTED:
             gaussians(run, 0, "means").register_hook(no_memory)
 
+    def no_memory(_: torch.Tensor) -> None:
+        torch.empty(1 << 60, dtype=torch.uint8)  # the allocator's own words
+
     run.hooks = dataclasses.replace(run.hooks, progress=fail)
     with pytest.raises(UserError, match=r"out of memory with .* gave up after 2 returns") as end:
         run.train()
@@ -166,23 +164,29 @@ def test_out_of_memory_goes_back_with_a_lower_cap_and_ends_with_5_the_third_time
     assert run.parts.state.trained[0].strategy.max_gaussians == int(0.8 * count)
 
 
-def test_memory_that_ends_in_the_middle_of_a_row_edit_is_recovered_from(
-    make: Callable[..., Run],
-) -> None:
+def test_growth_that_ran_out_of_memory_half_way_is_undone(make: Callable[..., Run]) -> None:
     run = make("--method", "single", "--cuda_graphs", "off")
-    branch = run.parts.state.trained[0]
+    count = len(run.parts.state.result)
+    failures = [1]
 
-    def break_off(_: object) -> None:
-        if run.parts.state.step >= INJECTED and run.record.backoffs == 0:
-            some = torch.arange(60, device=run.parts.state.result.device)
-            branch.gaussians = select_rows(branch.gaussians, some[:50]).requires_grad_()
-            branch.optimizer.follow(RowMap.reordering(some))
-            gaussians(run, 0, "means").register_hook(no_memory)
+    def grow_and_fail(_: object) -> None:
+        if run.parts.state.step < INJECTED or not failures:
+            return
+        failures.clear()
+        branch = run.parts.state.trained[0]
+        twice = torch.arange(count, device=branch.gaussians.device).repeat(2)
+        branch.gaussians = select_rows(branch.gaussians, twice).requires_grad_()
+        branch.optimizer = GaussianAdam(select_rows(branch.gaussians, twice[: count // 2]))
+        branch.gaussians.means.register_hook(no_memory)
 
-    run.hooks = dataclasses.replace(run.hooks, progress=break_off)
+    def no_memory(_: torch.Tensor) -> None:
+        torch.empty(1 << 60, dtype=torch.uint8)
+
+    run.hooks = dataclasses.replace(run.hooks, progress=grow_and_fail)
     run.train()
-    assert (run.parts.state.step, run.record.backoffs) == (LAST, 1)
-    assert run.record.max_gaussians == 40
+    assert run.record.backoffs == 1
+    assert run.parts.state.step == LAST
+    assert len(run.parts.state.result) == count
 
 
 def test_other_errors_are_not_taken_for_bad_numbers(make: Callable[..., Run]) -> None:

@@ -113,7 +113,7 @@ def test_bad_row_ends_the_run_with_its_step(
     stepper.advance(3)
     stepper._guard.counters[1] = 17  # as a render on a GPU reports it
     stepper._guard.frozen.fill_(1)
-    before = run.parts.state.result.means.clone()
+    before = run.parts.state.result.means.detach().clone()
     with pytest.raises(UserError, match="step 3: row 17") as refusal:
         stepper.advance(6)
     assert refusal.value.code == ExitCode.NUMERICAL

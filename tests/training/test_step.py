@@ -84,8 +84,9 @@ def test_proxy_is_drawn_in_the_live_order_only_if_the_settings_say_so(
     run = prepared(tiny_capture, tmp_path, "--method", "ema", "--branch_masks", "none")
     live, average = run.parts.state.branches
     average.gaussians.means[:, 2] *= -1  # nothing of the live branch's order or tiles fits
-    settings = RenderSettings(torch.zeros(3), 0, "mip", None, proxy_lists)
-    camera = run.parts.context.cameras[0].rows(torch.tensor([0]))
+    device = average.gaussians.device
+    settings = RenderSettings(torch.zeros(3, device=device), 0, "mip", None, proxy_lists)
+    camera = run.parts.context.cameras[0].rows(torch.tensor([0], device=device))
     together = render_branches([live, average], camera, settings)[1].color
     alone = average.render(camera, settings).color
     assert torch.equal(together, alone) == (proxy_lists == "own")
