@@ -196,7 +196,7 @@ def train_step(
     filter_2d = context.config.optimization.filter
     proxy_lists = context.config.agreement.proxy_lists
     settings = RenderSettings(
-        numbers.background, mode.sh_degree, filter_2d, pair_capacity, proxy_lists
+        numbers.background, mode.sh_degree, filter_2d, pair_capacity, proxy_lists, mode.observes
     )
     shown = _show(state, views, settings, mode, context)
     if guard is not None:
