@@ -1,26 +1,37 @@
-"""DINOv2 as a feature extractor beside `PatchFilterBank`, and its features of photos kept.
+"""DINOv2 as a feature extractor beside `PatchFilterBank`, with its features of photos kept.
 
 The paper of the method looks at the patch embedding only, one linear map; the tokens after all
 blocks know what a patch shows and are the better choice where there is time for them.
 """
 
-from collections.abc import Callable
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
-from jaxtyping import Float, Float16, Float32
+from jaxtyping import Float, Float16, Float32, Shaped
 from torch import Tensor
 
 from masks.dino import PATCH, RELEASE, DinoV2, whole_patches
-from masks.features import PHOTO_MEAN, PHOTO_STD, FeatureExtractor, PatchFilterBank
+from masks.features import (
+    PHOTO_MEAN,
+    PHOTO_STD,
+    FeatureExtractor,
+    PatchFilterBank,
+    Photos,
+    as_fractions,
+    residual_of_vectors,
+)
 from masks.weights import fill, find_weights, read_weights, require_weights, weight_folders
 
 DinoKind = Literal["embedding", "tokens"]
 FeatureKind = Literal["filters", "embedding", "tokens"]
 
 LONGEST_SIDE = 504  # pixels, 36 tokens; larger images cost with the square of their tokens
+MOST_KEPT = 2 << 30  # bytes of photos' features: 3,000 photos
 
 
 class DinoFeatures:
@@ -29,6 +40,7 @@ class DinoFeatures:
     def __init__(self, network: DinoV2, kind: DinoKind) -> None:
         self._network = network
         self._kind = kind
+        self._photos: OrderedDict[bytes, Float16[Tensor, "h w F"]] = OrderedDict()
         device = network.pos_embed.device  # constants made in a step would make a GPU wait
         self._mean, self._std = (torch.tensor(v, device=device) for v in (PHOTO_MEAN, PHOTO_STD))
 
@@ -49,6 +61,33 @@ class DinoFeatures:
             align_corners=False,
         )
         return self._network(planes)
+
+    @torch.no_grad()
+    def residual(
+        self, colors: Sequence[Float[Tensor, "C H W 3"]], photos: Photos
+    ) -> Float[Tensor, "B h w"]:
+        """What `residual_of_vectors` says; on a CPU a photo goes through the network only once.
+
+        A GPU would have to wait for the host to tell one photo from another.
+        """
+        if photos.device.type != "cpu":
+            return residual_of_vectors(colors, photos, self)
+        of_photos = F.normalize(torch.stack([self._of_photo(photo) for photo in photos]), dim=-1)
+        of_colors = F.normalize(self(torch.cat(list(colors))), dim=-1).unflatten(
+            0, (-1, len(photos))
+        )
+        return (1.0 - (of_colors * of_photos).sum(dim=-1)).clamp(0.0, 2.0).flatten(0, 1)
+
+    def _of_photo(self, photo: Shaped[Tensor, "H W 3"]) -> Float32[Tensor, "h w F"]:
+        """Features of one photo, known by its bytes and kept in half precision."""
+        key = hashlib.blake2b(photo.contiguous().numpy().data, digest_size=16).digest()
+        if key not in self._photos:
+            made = self(as_fractions(photo[None]))[0].half()
+            while self._photos and (len(self._photos) + 1) * made.nbytes > MOST_KEPT:
+                self._photos.popitem(last=False)
+            self._photos[key] = made
+        self._photos.move_to_end(key)
+        return self._photos[key].float()
 
 
 def token_size(height: int, width: int) -> tuple[int, int]:
@@ -85,36 +124,3 @@ def dino_hint() -> str:
     path = find_weights(RELEASE, None)
     state = f"no {RELEASE.name} in {weight_folders()[0]}" if path is None else f"{path} is there"
     return f"features by patch filters: the zero-download default ({state})"
-
-
-class PhotoFeatures:
-    """The features of each photo, made when first asked for and kept in half precision."""
-
-    def __init__(
-        self,
-        extractor: Callable[[Float32[Tensor, "C H W 3"]], Float32[Tensor, "C h w F"]],
-        image_of: Callable[[int], Float32[Tensor, "H W 3"]],
-    ) -> None:
-        """Prepare; no photo is read yet.
-
-        Args:
-            image_of: a photo, sRGB in [0, 1], by the id of its view.
-        """
-        self._extractor = extractor
-        self._image_of = image_of
-        self._kept: dict[int, Float16[Tensor, "h w F"]] = {}
-
-    def __call__(self, view_id: int) -> Float32[Tensor, "h w F"]:
-        """Features of one photo."""
-        if view_id not in self._kept:
-            self._kept[view_id] = self._extractor(self._image_of(view_id)[None])[0].half()
-        return self._kept[view_id].float()
-
-
-def residual_from(
-    of_color: Float[Tensor, "C h w F"], of_image: Float[Tensor, "C h w F"], size: tuple[int, int]
-) -> Float[Tensor, "C H W"]:
-    """One minus the cosine between features, per pixel of an image of `size`, in [0, 2]."""
-    cosine = (F.normalize(of_color, dim=-1) * F.normalize(of_image, dim=-1)).sum(dim=-1)
-    residual = (1.0 - cosine).clamp(0.0, 2.0)[:, None]
-    return F.interpolate(residual, list(size), mode="bilinear", align_corners=False)[:, 0]

@@ -32,6 +32,7 @@ class RenderSettings:
     Attributes:
         pair_capacity: room for the renderer's lists; None is as much as they need.
         proxy_lists: how an averaged branch is drawn.
+        observes: growth statistics are wanted, and with them what they are made of.
     """
 
     background: Float[Tensor, "3"]
@@ -39,6 +40,7 @@ class RenderSettings:
     filter_2d: Filter
     pair_capacity: int | None = None
     proxy_lists: ProxyLists = "own"
+    observes: bool = True
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,7 @@ def render_trained(
         settings.background,
         sh_degree=settings.sh_degree,
         filter_2d=settings.filter_2d,
-        absgrad=any(branch.strategy.needs_absgrad for branch in branches),
+        absgrad=settings.observes and any(b.strategy.needs_absgrad for b in branches),
         pair_capacity=settings.pair_capacity,
     )
 

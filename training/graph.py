@@ -16,6 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from arguments.messages import ExitCode, Messages, UserError
+from training.losses import NonFiniteError
 from training.photos import ViewSource, upload
 from training.state import TrainState
 from training.step import (
@@ -187,9 +188,10 @@ class StaticStepper:
 
         Raises:
             UserError: a Gaussian is not finite.
+            NonFiniteError: the loss is not, as with a colour that is not, which no render checks.
         """
         state = self._state
-        _, bad_row, num_done, _ = self._look_at_pairs()
+        _, bad_row, num_done, num_bad_losses = self._look_at_pairs()
         state.step += num_done
         self._guard.counters.copy_(self._clean)
         if bad_row >= 0:
@@ -198,6 +200,8 @@ class StaticStepper:
                 "last checkpoint with a lower learning rate",
                 ExitCode.NUMERICAL,
             )
+        if num_bad_losses:
+            raise NonFiniteError("the loss is not finite")
         if state.step < until:
             self.num_frozen += 1
             self._guard.frozen.zero_()

@@ -119,13 +119,14 @@ def _check_loss(stats: StepStats) -> None:
 class Health:
     """Looks at a run after every step, or where a GPU should not be waited for, now and then.
 
-    What is saved or reported is looked at whole before.
+    What is saved is looked at whole before.
     """
 
     def __init__(self, state: TrainState, max_gaussians: int, messages: Messages) -> None:
         self._state, self._messages = state, messages
         self._max_gaussians = max_gaussians
         self._said: set[str] = set()
+        self._looks = 0
         self._growth_since = state.step
         self._growth = state.trained[0].growth
         self._counted_since = state.step
@@ -143,7 +144,8 @@ class Health:
         _check_loss(stats)
         trained = self._state.trained
         parameters = [(b.name, n, p) for b in trained for n, p in b.gaussians.parameters()]
-        branch, name, parameter = parameters[self._state.step % len(parameters)]
+        branch, name, parameter = parameters[self._looks % len(parameters)]
+        self._looks += 1
         if not _is_finite(parameter.detach()):
             raise NonFiniteError(f"{name} of branch {branch} is not finite")
 

@@ -18,7 +18,7 @@ from arguments.signals import STOP_SIGNALS, Stopped, StopRequest, stop_requests
 from scene.gaussians import Gaussians
 from training import checkpoint
 from training.graph import choose_stepper
-from training.health import Health, Trouble, diagnose
+from training.health import Health, Trouble, diagnose, find_bad
 from training.memory import peak_bytes
 from training.photos import ViewSource
 from training.recovery import Recovery, slowed
@@ -27,6 +27,7 @@ from training.setup import Parts
 from training.step import StepStats
 
 REPORT_EVERY = 20  # steps between two looks at the loss, each of which waits for the device
+LOOK_WHOLE_EVERY = 500  # steps between two looks at every number, a multiple of the former
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,16 @@ class Progress:
 
     @classmethod
     def of(cls, step: int, stats: StepStats, num_gaussians: int) -> "Progress":
-        """Read the scalars of a step; this waits for the device."""
-        error = max(float(stats.squared_error), 1e-10)
+        """Read the scalars of a step; this waits for the device, once."""
+        scalars = [stats.loss, stats.squared_error, stats.trusted, *(t.value for t in stats.terms)]
+        loss, error, trusted, *terms = torch.stack(scalars).tolist()
         return cls(
             step=step,
-            loss=float(stats.loss),
-            psnr=-10 * float(torch.tensor(error).log10()),
+            loss=loss,
+            psnr=-10 * math.log10(max(error, 1e-10)),
             num_gaussians=num_gaussians,
-            masked=1 - float(stats.trusted),
-            terms={term.name: float(term.value) for term in stats.terms},
+            masked=1 - trusted,
+            terms={term.name: value for term, value in zip(stats.terms, terms, strict=True)},
         )
 
 
@@ -124,10 +126,11 @@ class Run:
                 stats = stepper.advance(self._next_stop(stepper.stride))
                 reports = state.step % REPORT_EVERY == 0 or state.step == last
                 saves = self._is_save_due()
-                is_known_good = reports or saves or request.number is not None
+                is_wanted = saves or request.number is not None or state.step == last
+                is_known_good = is_wanted or state.step % LOOK_WHOLE_EVERY == 0
                 if is_known_good:
                     health.of_all(stats)
-                elif state.result.device.type == "cpu":
+                elif reports or state.result.device.type == "cpu":
                     health.after_step(stats)
             except Exception as failure:
                 trouble = diagnose(failure, state)
@@ -141,7 +144,7 @@ class Run:
             if saves:
                 self._save_if_possible()
             self._write_when_due(bar)
-            if is_known_good and request.number is not None:
+            if request.number is not None and (is_known_good or find_bad(state) is None):
                 raise self._stop(request.number)
         return None
 

@@ -103,7 +103,7 @@ class GaussianAdam:
             [self.exp_avg[name] for name in names],
             [self.exp_avg_sq[name] for name in names],
             rates=rates if is_whole else torch.stack([rates[row] for row, _ in learning]),
-            averages=follower and [getattr(follower.gaussians, name) for name in names],
+            averages=[getattr(follower.gaussians, name) for name in names] if follower else None,
             decay=follower.decay if follower else 0.0,
             visible=visible,
             frozen=frozen,

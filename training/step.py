@@ -112,8 +112,8 @@ class Guard:
 
     Attributes:
         counters: the most pairs of any render, the first bad row of any render or -1, steps done,
-            unused.
-        frozen: set once a render was incomplete or bad; from then on nothing is learnt.
+            steps whose loss is not finite.
+        frozen: set once a render was incomplete or bad, or a loss; from then on nothing is learnt.
     """
 
     counters: Int[Tensor, "4"]
@@ -196,7 +196,7 @@ def train_step(
     filter_2d = context.config.optimization.filter
     proxy_lists = context.config.agreement.proxy_lists
     settings = RenderSettings(
-        numbers.background, mode.sh_degree, filter_2d, pair_capacity, proxy_lists
+        numbers.background, mode.sh_degree, filter_2d, pair_capacity, proxy_lists, mode.observes
     )
     shown = _show(state, views, settings, mode, context)
     if guard is not None:
@@ -219,7 +219,7 @@ def train_step(
     loss.backward()
 
     if guard is not None:
-        count_step_(guard.counters, guard.frozen)
+        count_step_(guard.counters, guard.frozen, loss)
     frozen = None if guard is None else guard.frozen
     for number, branch in enumerate(state.trained):
         view, turn = own[number], mode.turns[number]

@@ -62,6 +62,10 @@ class ConvertArguments:
     device: Literal["auto", "cpu"] = "auto"
     """Where features are found and matched; auto takes a GPU when COLMAP can."""
 
+    keep_database: bool = False
+    """Keep COLMAP's database and the model of the photos as they were in distorted/, where
+    python -m masks --evidence database finds more evidence than the model's tracks."""
+
     quiet: bool = False
     """Print warnings and errors only."""
 
@@ -113,6 +117,10 @@ def convert(arguments: ConvertArguments, messages: Messages) -> Path:
     (ready / "sparse").mkdir(parents=True)
     (made / "images").rename(ready / "images")
     (made / "sparse").rename(ready / "sparse" / "0")
+    if arguments.keep_database:
+        (ready / "distorted" / "sparse").mkdir(parents=True)
+        model.rename(ready / "distorted" / "sparse" / "0")
+        (work / "reconstruction" / "database.db").rename(ready / "distorted" / "database.db")
     ready.rename(out)
     shutil.rmtree(work)
     return out

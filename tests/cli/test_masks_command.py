@@ -73,6 +73,34 @@ def test_missing_weights_end_the_command_with_4_and_say_how_to_get_them(
     assert not (tmp_path / "out").exists()
 
 
+def test_half_a_file_of_weights_ends_the_command_with_4_and_leaves_no_candidates(
+    tiny_capture: Path, tmp_path: Path
+) -> None:
+    half = tmp_path / "mobile_sam.pt"
+    half.write_bytes(b"PK\3\4" + bytes(1000))
+    done = run_masks(
+        *("-s", tiny_capture, "-o", tmp_path / "out"),
+        *("--kind", "mobile_sam", "--sam-checkpoint", half),
+    )
+    assert done.returncode == ExitCode.ENVIRONMENT, done.stderr
+    assert f"weights in {half} (1004 bytes) cannot be used" in done.stderr.splitlines()[-1]
+    assert not list(tmp_path.glob("out/*.npz"))
+
+
+def test_segments_of_which_none_matches_end_the_command_with_3(
+    tiny_capture: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "segments").mkdir()
+    Image.new("L", (4, 4), 9).save(tmp_path / "segments" / "a_mask_0.png")
+    done = run_masks(
+        *("-s", tiny_capture, "-o", tmp_path / "out"),
+        *("--kind", "imported", "--segments", tmp_path / "segments"),
+    )
+    assert done.returncode == ExitCode.BAD_INPUT, done.stderr
+    assert "photos have segments in" in done.stderr.splitlines()[-1]
+    assert "folder has 'a_mask_0.png'" in done.stderr.splitlines()[-1]
+
+
 def test_the_default_says_whether_weights_for_better_segments_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

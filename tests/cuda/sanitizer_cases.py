@@ -269,7 +269,8 @@ def statistics_and_the_guard(device: torch.device) -> Iterator[Tensor | None]:
     guard, frozen_flag = flags([0, -1, 0, 0], device), flags([0], device)
     for counts in ([4, 9, -1], [4, 11, -1], [4, 9, 3]):
         watch_(guard, flags(counts, device), 10, frozen_flag)
-        count_step_(guard, frozen_flag)
+        for loss in (0.5, torch.nan):
+            count_step_(guard, frozen_flag, torch.tensor(loss, device=device))
     yield guard
 
 

@@ -105,21 +105,31 @@ def test_the_first_bad_row_freezes_the_run_and_is_kept(device: torch.device) -> 
 
 def test_steps_are_counted_until_the_run_is_frozen(device: torch.device) -> None:
     guard, frozen = _ints([1, -1, 3, 4], device), _ints([0], device)
-    count_step_(guard, frozen)
-    count_step_(guard, frozen)
-    count_step_(guard, frozen.fill_(1))
+    loss = torch.tensor(0.5, device=device)
+    count_step_(guard, frozen, loss)
+    count_step_(guard, frozen, loss)
+    count_step_(guard, frozen.fill_(1), loss)
     assert guard.tolist() == [1, -1, 5, 4]
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_a_bad_loss_freezes_the_run_and_is_told_once(bad: float, device: torch.device) -> None:
+    guard, frozen = _ints([1, -1, 3, 0], device), _ints([0], device)
+    for _ in range(2):
+        count_step_(guard, frozen, torch.tensor(bad, device=device))
+    assert guard.tolist() == [1, -1, 3, 1]
+    assert frozen.item() == 1
 
 
 def test_a_captured_step_freezes_itself(cuda: torch.device) -> None:
     guard, frozen, counts = _ints([0, -1, 0, 0], cuda), _ints([0], cuda), _ints([4, 9, -1], cuda)
     v_means2d, v_absgrad, radii = _view(100, cuda)
-    sums, once = _sums(100, cuda), _sums(100, cuda)
+    sums, once, loss = _sums(100, cuda), _sums(100, cuda), torch.zeros((), device=cuda)
 
     def step_once() -> None:
         watch_(guard, counts, 10, frozen)
         observe_(*sums, v_means2d, v_absgrad, radii, WIDTH, HEIGHT, frozen)
-        count_step_(guard, frozen)
+        count_step_(guard, frozen, loss)
 
     step_once()  # a kernel is loaded at its first use, which a capture does not allow
     graph = torch.cuda.CUDAGraph()
@@ -155,7 +165,9 @@ def test_wrong_inputs_are_refused_by_name() -> None:
     with pytest.raises(RuntimeError, match="capacity must be at least 0, got -1"):
         watch_(guard, guard[:3], -1, frozen)
     with pytest.raises(RuntimeError, match=r"guard must be Int \[4\]"):
-        count_step_(guard[:3], frozen)
+        count_step_(guard[:3], frozen, torch.zeros(()))
+    with pytest.raises(RuntimeError, match=r"loss must be Float \[\]"):
+        count_step_(guard, frozen, torch.zeros(1))
 
 
 def test_registration_holds(device: torch.device) -> None:
@@ -166,4 +178,4 @@ def test_registration_holds(device: torch.device) -> None:
     torch.library.opcheck(ops.observe_.default, arguments)
     guard = _ints([0, -1, 0, 0], device)
     torch.library.opcheck(ops.watch_.default, (guard, _ints([1, 9, 2], device), 5, frozen))
-    torch.library.opcheck(ops.count_step_.default, (guard, frozen))
+    torch.library.opcheck(ops.count_step_.default, (guard, frozen, sums[0][0]))

@@ -10,6 +10,7 @@ from PIL import Image, ImageFilter
 
 from arguments.cli import parse
 from arguments.messages import ExitCode, Messages, UserError
+from masks.database_source import DatabaseSource, find_database
 from scene.capture import CaptureSettings, load_capture
 from scene.colmap import read_model
 from scene.preparation.colmap_tool import Reconstruction, find_tool, reconstruct
@@ -70,6 +71,23 @@ def test_photos_become_a_scene_that_trains_and_are_not_touched(walk: Path, tmp_p
     assert len(capture.points.xyz) > 100
     assert {path.name: path.stat().st_mtime_ns for path in walk.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["scene"]  # no work folder is left
+    assert not (scene / "distorted").exists()
+
+
+@pytest.mark.slow
+def test_a_database_that_is_kept_is_evidence_for_the_undistorted_photos(
+    walk: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("pycolmap")
+    scene = converted(walk, tmp_path / "scene", "--longest_side", "160", "--keep_database")
+    found = CaptureSettings(scene)
+    capture = load_capture(found, QUIET)
+    source = DatabaseSource(find_database(scene), capture, found, 3)
+    for view in capture.views[4:6]:
+        proved = source(view).xy
+        apart = np.linalg.norm(view.keypoints[:, None] - proved[None], axis=2).min(axis=1)
+        assert len(proved) > 50
+        assert np.median(apart) < 0.05  # pixels: the same keypoints, by way of the other model
 
 
 @pytest.mark.slow

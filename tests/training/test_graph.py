@@ -11,6 +11,7 @@ from arguments.messages import ExitCode, Messages, UserError
 from scene.capture import Capture, load_capture
 from training.graph import EagerStepper, StaticStepper
 from training.loop import Run
+from training.losses import NonFiniteError
 from training.photos import ViewSource
 from training.run import capture_settings, prepare
 from training.run_folder import RunRecord
@@ -117,6 +118,23 @@ def test_bad_row_ends_the_run_with_its_step(
         stepper.advance(6)
     assert refusal.value.code == ExitCode.NUMERICAL
     assert torch.equal(run.parts.state.result.means, before)
+
+
+def test_step_with_a_bad_loss_teaches_nothing_and_is_named(
+    device: torch.device, tiny_capture: Path, tmp_path: Path
+) -> None:
+    run = prepared(tiny_capture, tmp_path, device, "--method", "single")
+    stepper = static(run)
+    stepper.advance(3)
+    learnt = {name: tensor.clone() for name, tensor in run.parts.state.tensors().items()}
+    bad = replace(run.parts.context.config.optimization, lambda_dssim=float("nan"))
+    config = replace(run.parts.context.config, optimization=bad)
+    run.parts = replace(run.parts, context=replace(run.parts.context, config=config))
+    with pytest.raises(NonFiniteError, match="the loss is not finite"):
+        static(run).advance(6)
+    assert run.parts.state.step == 3
+    now = run.parts.state.tensors()
+    assert [name for name in now if not torch.equal(now[name], learnt[name])] == []
 
 
 def with_lower_photos(capture: Capture) -> Capture:

@@ -233,3 +233,16 @@ def test_masks_of_the_user_take_pixels_out_of_the_lesson(
     state.step = trusted.index(min(trusted))
     stats = EagerStepper(state, run.views, context).advance(state.step + 1)
     assert float(stats.trusted) == pytest.approx(min(trusted))
+
+
+def test_absolute_gradients_are_collected_only_while_growth_is_watched(
+    tiny_capture: Path, tmp_path: Path
+) -> None:
+    run = prepared(tiny_capture, tmp_path, "--method", "single")
+    branch, camera = run.parts.state.trained[0], run.parts.context.cameras[0]
+    assert branch.strategy.needs_absgrad
+    background = torch.zeros(3, device=branch.gaussians.device)
+    one = camera.rows(torch.tensor([0], device=background.device))
+    for observes in (True, False):
+        settings = RenderSettings(background, 0, "mip", observes=observes)
+        assert (branch.render(one, settings).absgrad is not None) == observes

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 
 from arguments.messages import ExitCode, UserError
+from masks import dino_features
 from masks.dino import DinoV2, whole_patches
 from masks.dino_features import (
     DinoFeatures,
-    PhotoFeatures,
+    DinoKind,
     dino_hint,
     load_dino,
     make_extractor,
-    residual_from,
     token_size,
 )
 from masks.features import (
@@ -24,6 +24,7 @@ from masks.features import (
     FeatureExtractor,
     PatchFilterBank,
     feature_residual,
+    residual_of_vectors,
 )
 from tests.random_weights import fill_randomly
 
@@ -130,21 +131,36 @@ def test_large_images_are_reduced_before_the_network_sees_them() -> None:
     assert token_size(3, 5) == (14, 14)
 
 
-def test_features_of_a_photo_are_made_once(network: DinoV2) -> None:
-    asked = []
-
-    def image_of(view_id: int) -> torch.Tensor:
-        asked.append(view_id)
-        return picture()[0]
-
-    extractor = DinoFeatures(network, "embedding")
-    photos = PhotoFeatures(extractor, image_of)
-    first, again = photos(7), photos(7)
-    assert asked == [7]
+@pytest.mark.parametrize("kind", ["embedding", "tokens"])
+def test_a_photo_goes_through_the_network_once_and_its_residual_stays_the_same(
+    network: DinoV2, kind: DinoKind
+) -> None:
+    extractor = DinoFeatures(network, kind)
+    photos = (255 * torch.cat([picture(), 1 - picture()])).byte()
+    colors = [photos.flip(0) / 255, photos / 255]
+    seen = []
+    handle = network.patch_embed.register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
+    first, again = extractor.residual(colors, photos), extractor.residual(colors, photos)
+    handle.remove()
+    assert seen == [1, 1, 4, 4]
     assert torch.equal(first, again)
-    assert torch.allclose(first, extractor(picture())[0], rtol=2e-3, atol=2e-3)
-    residual = residual_from(extractor(picture()), first[None], (45, 60))
-    assert residual.max() < 1e-4
+    assert torch.allclose(first, residual_of_vectors(colors, photos, extractor), atol=2e-3)
+    other = photos.clone()
+    other[0, 0, 0] += 1
+    assert not torch.equal(extractor.residual(colors, other), first)
+
+
+def test_features_of_photos_are_kept_within_bounds(
+    network: DinoV2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extractor = DinoFeatures(network, "embedding")
+    photo = (255 * picture()).byte()
+    extractor.residual([picture()], photo)
+    (size,) = (kept.nbytes for kept in extractor._photos.values())
+    monkeypatch.setattr(dino_features, "MOST_KEPT", 2 * size)
+    for level in range(3):
+        extractor.residual([picture()], torch.full_like(photo, level))
+    assert len(extractor._photos) == 2
 
 
 def test_official_weights_load_and_missing_ones_are_named(

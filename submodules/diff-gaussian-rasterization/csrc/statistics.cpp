@@ -4,6 +4,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "cpu/observe.h"
 #include "frozen.h"
@@ -58,9 +59,12 @@ void watch(const at::Tensor& guard, const at::Tensor& counts, int64_t capacity,
   if (now[1] > capacity || now[2] >= 0) *frozen.mutable_data_ptr<int32_t>() = 1;
 }
 
-void count_step(const at::Tensor& guard, const at::Tensor& frozen) {
-  check_count_step(guard, frozen);
-  if (!is_frozen(frozen)) ++guard.mutable_data_ptr<int32_t>()[2];
+void count_step(const at::Tensor& guard, const at::Tensor& frozen, const at::Tensor& loss) {
+  check_count_step(guard, frozen, loss);
+  if (is_frozen(frozen)) return;
+  const bool is_good = std::isfinite(*loss.const_data_ptr<float>());
+  ++guard.mutable_data_ptr<int32_t>()[is_good ? 2 : 3];
+  if (!is_good) *frozen.mutable_data_ptr<int32_t>() = 1;
 }
 
 }  // namespace
@@ -104,8 +108,9 @@ void check_watch(const at::Tensor& guard, const at::Tensor& counts, int64_t capa
   check_frozen("watch_", frozen, guard.device());
 }
 
-void check_count_step(const at::Tensor& guard, const at::Tensor& frozen) {
+void check_count_step(const at::Tensor& guard, const at::Tensor& frozen, const at::Tensor& loss) {
   check("count_step_", "guard", guard, {4}, at::kInt, guard.device());
+  check("count_step_", "loss", loss, {}, at::kFloat, guard.device());
   TORCH_CHECK(guard.is_contiguous(), "count_step_: guard must be contiguous, got strides ",
               guard.strides());
   check_frozen("count_step_", frozen, guard.device());
@@ -118,7 +123,7 @@ TORCH_LIBRARY_FRAGMENT(twinsplat_raster, m) {
       "observe_(Tensor(a!) grad_sum, Tensor(b!)? absgrad_sum, Tensor(c!) count, Tensor v_means2d, "
       "Tensor? v_absgrad, Tensor radii, int width, int height, Tensor? frozen) -> ()");
   m.def("watch_(Tensor(a!) guard, Tensor counts, int capacity, Tensor(b!) frozen) -> ()");
-  m.def("count_step_(Tensor(a!) guard, Tensor frozen) -> ()");
+  m.def("count_step_(Tensor(a!) guard, Tensor(b!) frozen, Tensor loss) -> ()");
 }
 
 TORCH_LIBRARY_IMPL(twinsplat_raster, CPU, m) {

@@ -23,6 +23,6 @@ ObserveTensors observe_tensors(const at::Tensor& grad_sum,
 void check_watch(const at::Tensor& guard, const at::Tensor& counts, int64_t capacity,
                  const at::Tensor& frozen);
 
-void check_count_step(const at::Tensor& guard, const at::Tensor& frozen);
+void check_count_step(const at::Tensor& guard, const at::Tensor& frozen, const at::Tensor& loss);
 
 }  // namespace raster

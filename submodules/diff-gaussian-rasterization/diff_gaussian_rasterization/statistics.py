@@ -47,7 +47,7 @@ def watch_(guard: Tensor, counts: Tensor, capacity: int, frozen: Tensor) -> None
 
     Args:
         guard: int32 [4]: the most pairs that any render had, the first bad row that any render
-            met or -1, the steps done (see `count_step_`), and one number that is the caller's.
+            met or -1, and the steps that went well or had a bad loss (see `count_step_`).
         counts: int32 [3], from the render: visible splats, (splat, tile) pairs, the first row with
             a number that is not finite or -1.
         capacity: how many pairs the render had room for.
@@ -56,14 +56,17 @@ def watch_(guard: Tensor, counts: Tensor, capacity: int, frozen: Tensor) -> None
     ops.watch_(guard, counts, capacity, frozen)
 
 
-def count_step_(guard: Tensor, frozen: Tensor) -> None:
-    """Add 1 to `guard[2]`, unless the step was frozen.
+def count_step_(guard: Tensor, frozen: Tensor, loss: Tensor) -> None:
+    """Add 1 to `guard[2]`; where the loss is not finite, to `guard[3]`, and freeze the run.
+
+    Nothing happens where it is frozen already.
 
     Args:
         guard: int32 [4], as in `watch_`.
         frozen: int32 [1].
+        loss: float32, a scalar.
     """
-    ops.count_step_(guard, frozen)
+    ops.count_step_(guard, frozen, loss.detach())
 
 
 @torch.library.register_fake(f"{_library.NAME}::observe_")
@@ -87,5 +90,5 @@ def _watch_fake(_guard: Tensor, _counts: Tensor, _capacity: int, _frozen: Tensor
 
 
 @torch.library.register_fake(f"{_library.NAME}::count_step_")
-def _count_step_fake(_guard: Tensor, _frozen: Tensor) -> None:
+def _count_step_fake(_guard: Tensor, _frozen: Tensor, _loss: Tensor) -> None:
     return None

@@ -37,11 +37,11 @@ void watch_cuda(const at::Tensor& guard, const at::Tensor& counts, int64_t capac
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-void count_step_cuda(const at::Tensor& guard, const at::Tensor& frozen) {
-  check_count_step(guard, frozen);
+void count_step_cuda(const at::Tensor& guard, const at::Tensor& frozen, const at::Tensor& loss) {
+  check_count_step(guard, frozen, loss);
   const c10::cuda::CUDAGuard device(guard.device());
-  count_step(guard.mutable_data_ptr<int32_t>(), frozen.const_data_ptr<int32_t>(),
-             c10::cuda::getCurrentCUDAStream());
+  count_step(guard.mutable_data_ptr<int32_t>(), frozen.mutable_data_ptr<int32_t>(),
+             loss.const_data_ptr<float>(), c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 

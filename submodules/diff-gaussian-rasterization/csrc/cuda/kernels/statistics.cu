@@ -29,8 +29,11 @@ __global__ void watch_kernel(int32_t* guard, const int32_t* counts, int64_t capa
   if (pairs > capacity || bad_row >= 0) *frozen = 1;
 }
 
-__global__ void count_step_kernel(int32_t* guard, const int32_t* frozen) {
-  if (*frozen == 0) ++guard[2];
+__global__ void count_step_kernel(int32_t* guard, int32_t* frozen, const float* loss) {
+  if (*frozen != 0) return;
+  const bool is_good = isfinite(*loss);
+  ++guard[is_good ? 2 : 3];
+  if (!is_good) *frozen = 1;
 }
 
 }  // namespace
@@ -45,8 +48,8 @@ void watch(int32_t* guard, const int32_t* counts, int64_t capacity, int32_t* fro
   watch_kernel<<<1, 1, 0, stream>>>(guard, counts, capacity, frozen);
 }
 
-void count_step(int32_t* guard, const int32_t* frozen, cudaStream_t stream) {
-  count_step_kernel<<<1, 1, 0, stream>>>(guard, frozen);
+void count_step(int32_t* guard, int32_t* frozen, const float* loss, cudaStream_t stream) {
+  count_step_kernel<<<1, 1, 0, stream>>>(guard, frozen, loss);
 }
 
 }  // namespace raster::cuda

@@ -22,10 +22,10 @@ struct Observe {
 
 void observe(const Observe&, cudaStream_t);
 
-// guard: most pairs, first bad row or -1, steps done, the caller's own. counts: visible splats,
-// pairs, first bad row or -1.
+// guard: most pairs, first bad row or -1, steps done, steps whose loss was not finite. counts:
+// visible splats, pairs, first bad row or -1.
 void watch(int32_t* guard, const int32_t* counts, int64_t capacity, int32_t* frozen, cudaStream_t);
 
-void count_step(int32_t* guard, const int32_t* frozen, cudaStream_t);
+void count_step(int32_t* guard, int32_t* frozen, const float* loss, cudaStream_t);
 
 }  // namespace raster::cuda
