@@ -47,7 +47,7 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class RunViews:
-    """A trained model on a device, and the capture that it was trained on."""
+    """A trained model on a device, in the world of the capture that it was trained on."""
 
     run: TrainedRun
     capture: Capture
@@ -113,7 +113,8 @@ def open_views(request: RunRequest, messages: Messages) -> RunViews:
     run = replace(run, config=replace(run.config, model=model))
     device = choose_device(request.device, messages)
     capture = load_capture(capture_settings(run.config), messages)
-    return RunViews(run, capture, run.gaussians.map(lambda tensor: tensor.to(device)))
+    gaussians = run.gaussians.scaled(1 / capture.unit).map(lambda tensor: tensor.to(device))
+    return RunViews(run, capture, gaussians)
 
 
 def open_masker(views: RunViews, messages: Messages) -> Judge | None:

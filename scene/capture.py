@@ -33,6 +33,8 @@ from scene.user_masks import UserMasks, find_masks, report_masks
 __all__ = ["Capture", "CaptureSettings", "PointCloud", "View", "load_capture", "survey_capture"]
 
 OUTLIER_DISTANCE = 1e4
+# Lengths that are fixed numbers, as that of the near plane, would cut a smaller scene away.
+SMALLEST_EXTENT = 1.0
 DECODE_BYTES = 7  # for each pixel of a photo while it is decoded: 4 of Pillow, 3 of ours
 DIGEST_PARTS = ("COLMAP model", "photos", "masks", "split")
 
@@ -81,6 +83,7 @@ class Capture:
         train: ids of the views that may be trained on.
         test: ids of the views that are held out.
         scene_scale: 1.1 times the largest distance of a training camera to their mean.
+        unit: length of one unit in here, in units of the COLMAP model; 1 unless that is tiny.
         split_rule: how train and test were chosen, in words.
         digest: one number for each of DIGEST_PARTS, joined by dashes; changes with any of them.
         images: photo of every view, sRGB.
@@ -96,6 +99,7 @@ class Capture:
     digest: str
     images: tuple[UInt8[Tensor, "..."], ...]
     keeps: tuple[Tensor | None, ...]
+    unit: float = 1.0
 
     def image(self, view_id: int) -> UInt8[Tensor, "H W 3"]:
         """The photo of a view, undistorted, at working size."""
@@ -292,15 +296,22 @@ def _assembled(
         (*plan.broken, *(image.name for image in model.images), *found.unposed),
     )
     split = choose_split(settings.source, names, settings.eval, messages)
+    id_by_name = {view.name: view_id for view_id, view in enumerate(plan.views)}
+    train = tuple(id_by_name[name] for name in split.train)
+    centers = np.stack([_center(plan.views[i].image) for i in train])
+    scene_scale = scale_of_scene(centers, model.points.xyz, messages)
+    unit = min(1.0, scene_scale / SMALLEST_EXTENT)
+    if unit < 1:
+        messages.note(
+            f"the scene's extent is {scene_scale:.2g}: it is trained {1 / unit:.2g} times as large "
+            "and written as it was"
+        )
+        model, plan, scene_scale = *_enlarged(model, plan, 1 / unit), SMALLEST_EXTENT
     stems = unique_stems([view.name for view in plan.views])
     views = tuple(
         _view(view_id, plan_view, stem, model)
         for view_id, (plan_view, stem) in enumerate(zip(plan.views, stems, strict=True))
     )
-    id_by_name = {view.name: view.view_id for view in views}
-    train = tuple(id_by_name[name] for name in split.train)
-    centers = np.stack([_center(plan.views[i].image) for i in train])
-    scene_scale = scale_of_scene(centers, model.points.xyz, messages)
     rays = [
         PointRays(
             plan.views[i].image.quat,
@@ -328,7 +339,18 @@ def _assembled(
         digest="",
         images=(),
         keeps=(),
+        unit=unit,
     )
+
+
+def _enlarged(model: ColmapModel, plan: Plan, factor: float) -> tuple[ColmapModel, Plan]:
+    """Model and plan in a world `factor` times as large."""
+    points = replace(model.points, xyz=model.points.xyz * factor)
+    views = [
+        replace(view, image=replace(view.image, translation=view.image.translation * factor))
+        for view in plan.views
+    ]
+    return replace(model, points=points), replace(plan, views=tuple(views))
 
 
 def _keep(pixels: Pixels) -> Tensor | None:

@@ -1,5 +1,6 @@
 """The Gaussians that a scene is made of; knows neither cameras' photos nor how they learn."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -95,6 +96,17 @@ class Gaussians:
     def map(self, change: Callable[[Tensor], Tensor]) -> "Gaussians":
         """A set whose tensors are those of this one, changed."""
         return Gaussians(**{name: change(tensor) for name, tensor in self.tensors()})
+
+    def scaled(self, factor: float) -> "Gaussians":
+        """The same in a world `factor` times as large; itself for 1."""
+        if factor == 1:
+            return self
+        return replace(
+            self,
+            means=self.means * factor,
+            log_scales=self.log_scales + math.log(factor),
+            filter_3d=self.filter_3d * factor,
+        )
 
     def requires_grad_(self, wanted: bool = True) -> "Gaussians":
         """Collect gradients of the parameters from now on, or no longer; returns itself."""

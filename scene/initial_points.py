@@ -60,9 +60,11 @@ def scale_of_scene(
     farthest = float(np.abs(centers).max())
     if extent > 1e-6 * (1 + farthest):
         if farthest > FARTHEST_ORIGIN * extent:
+            spacing = float(np.spacing(np.float32(farthest)))
             messages.warn(
                 f"the cameras are {farthest / extent:.2g} times their extent away from the origin; "
-                "numbers of 32 bits lose digits there, move the model to the origin"
+                f"numbers of 32 bits lose digits there, move the model to the origin (they are "
+                f"{spacing:.2g} apart, {spacing / extent:.2g} of the extent)"
             )
         return INRIA_MARGIN * extent
     if len(centers) > 1:

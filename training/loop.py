@@ -193,7 +193,7 @@ class Run:
         """The model, and how good it is, where the user asked for them."""
         step, run = self.parts.state.step, self.config.run
         if step in run.save_iterations and step != run.iterations:
-            export(self.model_path, self.parts.state.result, step)
+            export(self.model_path, self.parts.written, step)
         if step in run.test_iterations:
             bar.write(
                 f"step {step}: test PSNR {self.hooks.measure(self.parts.state.result):.2f} dB",
@@ -236,7 +236,7 @@ class Run:
         """Write the last checkpoint and the models of the branches."""
         state = self.parts.state
         self.save()
-        path = export(self.model_path, state.result, state.step)
+        path = export(self.model_path, self.parts.written, state.step)
         self.messages.note(
             f"done in {self.record.seconds:.0f} s: {len(state.result)} Gaussians in {path}"
         )

@@ -35,7 +35,9 @@ def describe_capture(capture: Capture, messages: Messages) -> None:
         f"views: {len(capture.train)} train, {len(capture.test)} test ({capture.split_rule}), "
         f"{size}"
     )
-    messages.note(f"points: {len(capture.points.xyz)}, scene extent {capture.scene_scale:.3g}")
+    messages.note(
+        f"points: {len(capture.points.xyz)}, scene extent {capture.scene_scale * capture.unit:.3g}"
+    )
 
 
 def describe_plan(config: TrainConfig, parts: Parts, messages: Messages) -> None:

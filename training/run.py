@@ -97,7 +97,8 @@ def _measure(
 
     def measure(gaussians: Gaussians) -> float:
         scores = []
-        written = gaussians_of(splats_of(gaussians)).map(lambda t: t.to(context_device))
+        written = gaussians_of(splats_of(gaussians.scaled(capture.unit))).scaled(1 / capture.unit)
+        written = written.map(lambda tensor: tensor.to(context_device))
         background = torch.full((3,), float(config.model.white_background), device=context_device)
         for view_id in capture.test:
             picture = render_image(
@@ -158,6 +159,7 @@ def prepare(config: TrainConfig, record: RunRecord, messages: Messages) -> Run:
     capture = load_capture(capture_settings(config), messages)
     describe_capture(capture, messages)
     record.split_rule, record.dataset = capture.split_rule, capture.digest
+    record.unit = capture.unit
     if found is not None:
         accepts = config.run.accept_changed_data
         check_data(str(found.path), found.manifest.dataset, capture.digest, accepts, messages)

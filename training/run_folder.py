@@ -42,6 +42,8 @@ class RunRecord:
         backoffs: how often it has gone back because memory ran out.
         num_degenerate: Gaussians that this session has pruned because nothing could draw them.
         plan: the memory that the run was expected to take, before it began.
+        unit: of the world that it was trained in, in units of the input; models are written in
+            those of the input.
         peak_bytes: the most memory that a session has taken, of the GPU or of the host.
     """
 
@@ -61,6 +63,7 @@ class RunRecord:
     num_threads: int = 0
     split_rule: str = ""
     dataset: str = ""
+    unit: float = 1.0
     commit: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

@@ -114,11 +114,21 @@ def camera_batch(capture: Capture, view_id: int, device: torch.device) -> Camera
 
 @dataclass(frozen=True)
 class Parts:
-    """What the training loop runs on."""
+    """What the training loop runs on.
+
+    Attributes:
+        unit: of the capture's world, in units of the input.
+    """
 
     state: TrainState
     context: StepContext
     plan: MemoryPlan
+    unit: float
+
+    @property
+    def written(self) -> Gaussians:
+        """The result in the units of the input."""
+        return self.state.result.scaled(self.unit)
 
     @property
     def max_gaussians(self) -> int:
@@ -183,7 +193,7 @@ def build(
     )
     state = TrainState(branches)
     state.lay_out()
-    return Parts(state, context, plan)
+    return Parts(state, context, plan, capture.unit)
 
 
 def features_of(config: TrainConfig, device: torch.device) -> FeatureExtractor:
