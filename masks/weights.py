@@ -7,6 +7,7 @@ a model must be there under its name and with its shape.
 import hashlib
 import os
 import pickle
+import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ FOLDER_VARIABLE = "TWINSPLAT_WEIGHTS"
 LARGEST_FILE = 8 << 30  # bytes; the largest official file, SAM vit_h, has 2.6e9
 LARGEST_EXPANSION = 2  # bytes in memory for one on disk: torch does not compress
 MOST_NAMED = 3  # keys in one message
+# What torch's reader of tensors raises for damaged files of its present and of its older format.
+READ_ERRORS = (
+    *(RuntimeError, EOFError, LookupError, AttributeError, TypeError, AssertionError, ValueError),
+    *(OverflowError, pickle.UnpicklingError, struct.error),
+)
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,7 @@ def read_weights(path: Path, release: Release) -> Weights:
     try:
         sha256 = _checked_digest(path, release)
         tensors = _read_tensors(path)
-    except (OSError, ValueError, zipfile.BadZipFile) as failure:
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as failure:
         reason = getattr(failure, "strerror", None) or str(failure)
         raise UserError(
             f"weights in {path} ({_size(path)}) cannot be used: {reason}; get {release.name} again "
@@ -185,7 +191,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             raise ValueError(f"it unpacks to {unpacked} bytes")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, KeyError, AttributeError, pickle.UnpicklingError) as failure:
+    except READ_ERRORS as failure:
         first = str(failure).strip().splitlines() or [type(failure).__name__]
         raise ValueError(f"no complete file of tensors ({first[0][:80]})") from failure
     if not isinstance(content, Mapping) or not content:

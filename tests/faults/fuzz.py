@@ -20,6 +20,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from arguments.serialization import to_json
 from masks.candidates import CandidateFile, read_candidates, write_candidates
 from masks.imported import DAMAGE, read_segments
 from masks.static_evidence import SegmentVerdicts
+from masks.weights import Release, read_weights
 from scene import colmap_text
 from scene.colmap import read_model
 from scene.colmap_database import ColmapDatabase
@@ -274,6 +276,18 @@ def segment_targets(root: Path) -> list[Target]:
     ]
 
 
+def weight_targets(root: Path) -> list[Target]:
+    """Trained weights that users bring, as torch.save writes them now and wrote them before 1.6."""
+    release = Release("official.pth", "https://example.org")
+    tensors = {"a.weight": torch.ones(3, 2), "b.bias": torch.zeros(5, dtype=torch.int64)}
+    targets = []
+    for name, is_zip in (("new.pth", True), ("old.pth", False)):
+        path = root / name
+        torch.save(tensors, path, _use_new_zipfile_serialization=is_zip)
+        targets.append(Target(f"weights {name}", path, partial(read_weights, path, release)))
+    return targets
+
+
 WORDS = (
     *(b"-1", b"0", b"1e999", b"nan", b"-inf", b"99999999999999999999", b"0x10", b"1_0", b"", b"\0"),
     *(b"null", b"true", b"{}", b"[]", b"[" * 3000, b'"', b"../../etc/passwd", b"\xff\xfe", b"\r\n"),
@@ -362,6 +376,7 @@ def all_targets(root: Path) -> list[Target]:
         *image_targets(root),
         *file_targets(root),
         *segment_targets(root),
+        *weight_targets(root),
         *database_targets(root),
     ]
 
