@@ -76,6 +76,7 @@ def plain(text: str, root: Path) -> str:
         (r"/DIR/\S* 場所", "DIR"),
         (r"\d+ allowed \(--max", "N allowed (--max"),
         (r"[\d.]+ GB of [\d.]+ GB free; using cap \d+", "N GB of N GB free; using cap N"),
+        (r"report /\S+", "report FILE"),
         (r"torch \d[\w.+]*", "torch N"),
         (r"Python \d[\d.]*", "Python N"),
         (r"\S+/torch is used", "DIR/torch is used"),

@@ -376,6 +376,39 @@ def _(stage: Stage) -> Outcome:
     return stage.train()
 
 
+def injected(stage: Stage, fault: str, *extra: str) -> Outcome:
+    """A short run as a process of its own, with `fault` done to `run` whenever it saves."""
+    script = (
+        "import torch\n"
+        "from arguments.cli import run_command\n"
+        "from train import command\n"
+        "from training.loop import Run\n"
+        "save = Run.save\n"
+        "def spoilt(run):\n"
+        "    path = save(run)\n"
+        f"    {fault}\n"
+        "    return path\n"
+        "Run.save = spoilt\n"
+        "run_command(command)\n"
+    )
+    words = ["-s", str(stage.scene), "-m", str(stage.out), "--method", "single", "--device", "cpu"]
+    words += ["--iterations", str(LAST), "--checkpoint_every", "5", *extra]
+    began = time.perf_counter()
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *words], cwd=ROOT, capture_output=True, text=True
+    )
+    return Outcome(ended.returncode, ended.stderr, 0, time.perf_counter() - began, 0)
+
+
+@case("E2", "a Gaussian without size", r"done in \d+ s: 199 Gaussians", 0, "count in run.json")
+def _(stage: Stage) -> Outcome:
+    spoil = "run.parts.state.result.log_scales.data[5] -= 99 * (run.parts.state.step == 5)"
+    rounds = ("--densification_interval", "2", "--densify_from_iter", "1", "--densify_until_iter")
+    ended = injected(stage, spoil, *rounds, "12", "--densify_grad_threshold", "1e9")
+    assert stage.record()["num_degenerate"] == 1
+    return ended
+
+
 @case("E5", "more Gaussians than may be", r"^warning: step 12: 230 Gaussians, as many as may be", 0)
 def _(stage: Stage) -> Outcome:
     growing = ("--densify_grad_threshold", "1e-12", "--densification_interval", "2")
@@ -488,6 +521,25 @@ def _(stage: Stage) -> Outcome:
     ended = stage.train("--device", "cuda", environment={"CUDA_VISIBLE_DEVICES": ""})
     assert stage.record()["status"] == "failed"
     assert stage.record()["code"] == 4
+    return ended
+
+
+@case(
+    "F7",
+    "a kernel fails (its error, raised on a CPU)",
+    r"^error: a bug in this program: AcceleratorError: CUDA error: an illegal memory access .*; "
+    r"this process cannot use the GPU any more; .*--resume .*--check_kernels.*; report /",
+    1,
+    "the last checkpoint, no model; test_faults.py on a GPU",
+)
+def _(stage: Stage) -> Outcome:
+    error = "torch.AcceleratorError('CUDA error: an illegal memory access was encountered')"
+    throw = f"(_ for _ in ()).throw({error}) if run.parts.state.step == 5 else None"
+    ended = injected(stage, throw)
+    assert (stage.record()["status"], stage.record()["code"]) == ("failed", 1)
+    assert "illegal memory access" in str(stage.record()["reason"])
+    assert (stage.out / "checkpoints" / "step_000005.json").is_file()
+    assert not any(stage.out.glob("point_cloud/*/*"))
     return ended
 
 
