@@ -1,5 +1,6 @@
 """What the machine allows: the container's memory, and the files that a hostile scene may open."""
 
+import json
 import os
 import re
 import shutil
@@ -59,6 +60,16 @@ def test_run_without_network_is_one_without_network(commands: Commands) -> None:
         )
     assert re.search(r"gaierror|Network is unreachable", ended.stderr.splitlines()[-1])
     assert "line 5" in ended.stderr
+
+
+def test_checked_kernels_run_one_by_one(
+    tiny_capture: Path, tmp_path: Path, commands: Commands
+) -> None:
+    """A recorded step cannot say which of its operations has failed."""
+    words = ["train", "-s", str(tiny_capture), "-m", str(tmp_path), "--method", "single", "--quiet"]
+    ended = commands.run(*words, "--iterations", "2", "--check_kernels")
+    assert ended.code == 0, ended.stderr
+    assert json.loads((tmp_path / "config.json").read_text())["run"]["cuda_graphs"] == "off"
 
 
 @pytest.mark.parametrize("how", ["name", "link"])
