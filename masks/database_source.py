@@ -78,6 +78,7 @@ class DatabaseSource:
                 f"{capture.views[0].name}; it has {known}; give the one of this scene"
             )
         self._pixels: dict[int, Float64[ndarray, "N 2"]] = {}
+        self._points: dict[int, ProvedPoints] = {}
         self.description = (
             f"matches of {path} in {num_photos} or more photos that agree with the poses; "
             f"{len(self._entries)}/{len(capture.views)} photos are in it"
@@ -88,16 +89,25 @@ class DatabaseSource:
         return hashlib.blake2b(self(view).xy.tobytes(), digest_size=16).hexdigest()
 
     def __call__(self, view: View) -> ProvedPoints:
-        """The keypoints of `view` that stand still; none where the database lacks the photo."""
+        """The keypoints of `view` that stand still; none where the database lacks the photo.
+
+        Raises:
+            UserError: a row of the database is damaged.
+        """
         if view.view_id not in self._entries:
             return ProvedPoints("database", np.empty((0, 2), np.float32))
+        if view.view_id not in self._points:
+            self._points[view.view_id] = self._found_in(view)
+        return self._points[view.view_id]
+
+    def _found_in(self, view: View) -> ProvedPoints:
         image_id = self._entries[view.view_id][0].image_id
         own, matches = self._keypoints(view), []
-        for other_id in self._database.partners(image_id):
+        for other_id, rows in self._database.matches(image_id).items():
             if other_id not in self._view_by_image:
                 continue
             other = self._view_by_image[other_id]
-            rows, xy = self._database.matches(image_id, other_id), self._keypoints(other)
+            xy = self._keypoints(other)
             if len(rows) and (rows.max(axis=0) >= [len(own), len(xy)]).any():
                 raise UserError(
                     f"COLMAP database {self._database.path}: matches of {view.name} and "

@@ -56,10 +56,6 @@ class ColmapDatabase:
             self._pairs = _read_pairs(database)
         self._ids = {image.image_id for image in self.images.values()}
 
-    def partners(self, image_id: int) -> list[int]:
-        """The photos that `image_id` is matched with."""
-        return sorted(self._pairs.get(image_id, set()) & self._ids)
-
     def keypoints(self, image_id: int) -> Float64[np.ndarray, "N 2"]:
         """Where the keypoints of a photo are, in its camera's pixels; NaN where that is nowhere.
 
@@ -78,27 +74,17 @@ class ColmapDatabase:
             xy[~(np.abs(xy) < FARTHEST)] = np.nan
         return xy
 
-    def matches(self, image_id: int, other_id: int) -> Int64[np.ndarray, "M 2"]:
-        """Keypoints of the first photo and of the second that look alike, by their rows.
+    def matches(self, image_id: int) -> dict[int, Int64[np.ndarray, "M 2"]]:
+        """Keypoints of a photo and of each other photo that look alike, by their rows.
 
         Those that COLMAP verified and those that it did not count alike.
 
         Raises:
             UserError: a row is damaged.
         """
-        low, high = sorted((image_id, other_id))
-        pair = low * MOST_IMAGES + high
-        found = [np.empty((0, 2), np.int64)]
+        others = sorted(self._pairs.get(image_id, set()) & self._ids)
         with self._opened() as database:
-            for table in ("matches", "two_view_geometries"):
-                row = database.execute(
-                    f"SELECT rows, cols, data FROM {table} WHERE pair_id = ?",
-                    (pair,),
-                ).fetchone()
-                if row is not None:
-                    found.append(_table(row, f"{table} of pair {pair}", "<u4", (2,)))
-        both = np.unique(np.concatenate(found).astype(np.int64), axis=0)
-        return both if image_id == low else both[:, ::-1]
+            return {other: _matches(database, image_id, other) for other in others}
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
@@ -192,6 +178,22 @@ def _read_pairs(database: sqlite3.Connection) -> dict[int, set[int]]:
             pairs.setdefault(low, set()).add(high)
             pairs.setdefault(high, set()).add(low)
     return pairs
+
+
+def _matches(
+    database: sqlite3.Connection, image_id: int, other_id: int
+) -> Int64[np.ndarray, "M 2"]:
+    low, high = sorted((image_id, other_id))
+    pair = low * MOST_IMAGES + high
+    found = [np.empty((0, 2), np.int64)]
+    for table in ("matches", "two_view_geometries"):
+        row = database.execute(
+            f"SELECT rows, cols, data FROM {table} WHERE pair_id = ?", (pair,)
+        ).fetchone()
+        if row is not None:
+            found.append(_table(row, f"{table} of pair {pair}", "<u4", (2,)))
+    both = np.unique(np.concatenate(found).astype(np.int64), axis=0)
+    return both if image_id == low else both[:, ::-1]
 
 
 def _whole(value: object) -> int:

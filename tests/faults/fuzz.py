@@ -217,8 +217,7 @@ def database_targets(root: Path) -> list[Target]:
             database = ColmapDatabase(path)
             for image in list(database.images.values())[:2]:
                 database.keypoints(image.image_id)
-                for other in database.partners(image.image_id):
-                    database.matches(image.image_id, other)
+                database.matches(image.image_id)
             return database
 
         return read

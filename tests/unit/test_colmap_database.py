@@ -42,8 +42,7 @@ def read_all(path: Path) -> int:
     count = 0
     for image in database.images.values():
         database.keypoints(image.image_id)
-        for other in database.partners(image.image_id):
-            count += len(database.matches(image.image_id, other))
+        count += sum(map(len, database.matches(image.image_id).values()))
     return count
 
 
@@ -55,11 +54,10 @@ def test_keypoints_and_matches_are_those_that_pycolmap_reads() -> None:
         assert [image.width, image.height] == expected[name]["size"]
         keypoints = database.keypoints(image.image_id)
         np.testing.assert_allclose(keypoints, expected[name]["keypoints"], rtol=1e-6)
-        others = {database.images[other].image_id for other in expected[name]["matches"]}
-        assert set(database.partners(image.image_id)) == others
+        found = database.matches(image.image_id)
+        assert len(found) == len(expected[name]["matches"])
         for other, matches in expected[name]["matches"].items():
-            found = database.matches(image.image_id, database.images[other].image_id)
-            assert sorted(found.tolist()) == matches
+            assert sorted(found[database.images[other].image_id].tolist()) == matches
 
 
 @pytest.mark.parametrize("columns", [2, 4, 6])
@@ -74,18 +72,21 @@ def test_matches_are_found_from_both_sides_verified_or_not(tmp_path: Path, rows:
     raw, verified = {(1, 2): np.array([[0, 5], [3, 4]])}, {(1, 2): np.array([[3, 4], [7, 9]])}
     write_database(tmp_path / "a.db", rows, raw, verified)
     database = ColmapDatabase(tmp_path / "a.db")
-    assert database.partners(1) == [2]
-    assert database.partners(3) == []
-    assert database.matches(1, 2).tolist() == [[0, 5], [3, 4], [7, 9]]
-    assert database.matches(2, 1).tolist() == [[5, 0], [4, 3], [9, 7]]
+    assert database.matches(3) == {}
+    ((other, matches),) = database.matches(1).items()
+    assert (other, matches.tolist()) == (2, [[0, 5], [3, 4], [7, 9]])
+    ((other, matches),) = database.matches(2).items()
+    assert (other, matches.tolist()) == (1, [[5, 0], [4, 3], [9, 7]])
 
 
 def test_reading_writes_nothing_even_where_colmap_left_its_write_ahead_mode(path: Path) -> None:
     change(path, "PRAGMA journal_mode=WAL", "PRAGMA wal_checkpoint(TRUNCATE)")
     before = path.read_bytes()
     assert read_all(path) > 100
+    with ColmapDatabase(path)._opened() as database:  # the usual way leaves files while it is open
+        assert len(database.execute("SELECT name FROM images").fetchall()) == 4
+        assert [file.name for file in path.parent.iterdir()] == [path.name]
     assert path.read_bytes() == before
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 def test_changes_that_are_not_merged_yet_are_said(path: Path) -> None:
@@ -128,6 +129,14 @@ HOSTILE = {
     "UNION ALL SELECT i + 1 FROM n) SELECT i AS image_id, 'a' AS name, 1 AS camera_id FROM n",
     "huge view": "DROP TABLE keypoints; CREATE VIEW keypoints AS SELECT 1 AS image_id, 1 AS rows, "
     "2 AS cols, zeroblob(2000000000) AS data",
+    "function": "DROP TABLE keypoints; CREATE VIEW keypoints AS SELECT 1 AS image_id, abs(0) AS "
+    "rows, 2 AS cols, NULL AS data",
+    "doubled blob": "ALTER TABLE keypoints RENAME TO v0; "
+    + ";".join(
+        f"CREATE VIEW v{i + 1} AS SELECT image_id, rows, cols, data || data AS data FROM v{i}"
+        for i in range(20)
+    )
+    + "; CREATE VIEW keypoints AS SELECT * FROM v20",
     "wide view": "DROP TABLE matches; CREATE VIEW matches AS SELECT a.image_id AS pair_id, 1 AS "
     "rows, 2 AS cols, a.name AS data FROM images a, images b, images c, images d, images e, "
     "images f, images g, images h, images i, images j, images k, images l, images m",

@@ -86,6 +86,13 @@ def test_keypoints_of_fewer_photos_than_asked_for_do_not() -> None:
     assert all(still([(0.5, 0.0)], [NOT_MOVED], 2))
 
 
+def test_a_keypoint_matched_twice_in_one_photo_was_seen_there_once() -> None:
+    own, other = camera_at(0.0), camera_at(0.5)
+    twice = Matches(other, np.array([0, 0]), pixels(other, points()[[0, 0]]))
+    seen = standing_still(own, pixels(own, points()), [twice], 3)
+    assert not seen.any()
+
+
 def test_what_moved_across_the_epipolar_line_does_not() -> None:
     assert not any(still([(0.5, 0.0)], [np.array([0.0, 0.1, 0.0])], 2))
 
@@ -94,6 +101,15 @@ def test_what_moved_along_it_fools_one_other_photo_but_not_two() -> None:
     along = np.array([0.2, 0.0, 0.0])
     assert all(still([(0.5, 0.0)], [along], 2))  # as if it were nearer
     assert not any(still([(0.5, 0.0), (1.0, 0.0)], [along, 3 * along], 3))
+
+
+def test_an_error_that_only_the_sharper_photo_shows_counts() -> None:
+    own, far = camera_at(0.0), camera_at(0.5)
+    far.K[[0, 1], [0, 1]] = FOCAL / 10
+    seen = points() + np.array([0.5, 0.1, 0.0]) - np.array([1.0, 0.0, 0.0])
+    there = seen[:, :2] / seen[:, 2:] * FOCAL / 10 + SIZE / 2  # half a pixel from the line
+    matches = [Matches(far, np.arange(len(there)), there)]
+    assert not standing_still(own, pixels(own, points()), matches, 2).any()
 
 
 def test_rays_that_meet_behind_the_cameras_prove_nothing() -> None:
