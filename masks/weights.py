@@ -5,10 +5,13 @@ a model must be there under its name and with its shape.
 """
 
 import hashlib
+import io
 import os
 import pickle
+import pickletools
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +25,10 @@ FOLDER_VARIABLE = "TWINSPLAT_WEIGHTS"
 LARGEST_FILE = 8 << 30  # bytes; the largest official file, SAM vit_h, has 2.6e9
 LARGEST_EXPANSION = 2  # bytes in memory for one on disk: torch does not compress
 MOST_NAMED = 3  # keys in one message
+# The same of archives; RuntimeError where one claims an encryption or a method of its own.
+FILE_ERRORS = (OSError, ValueError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile)
+LONGEST_NAME = 1000  # characters of a key, a class or a place in memory
+OLD_PICKLES = 5  # torch's older format: a mark, its version, the system, the tensors, their places
 # What torch's reader of tensors raises for damaged files of its present and of its older format.
 READ_ERRORS = (
     *(RuntimeError, EOFError, LookupError, AttributeError, TypeError, AssertionError, ValueError),
@@ -110,7 +117,7 @@ def read_weights(path: Path, release: Release) -> Weights:
     try:
         sha256 = _checked_digest(path, release)
         tensors = _read_tensors(path)
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as failure:
+    except FILE_ERRORS as failure:
         reason = getattr(failure, "strerror", None) or str(failure)
         raise UserError(
             f"weights in {path} ({_size(path)}) cannot be used: {reason}; get {release.name} again "
@@ -182,13 +189,40 @@ def _checked_digest(path: Path, release: Release) -> str:
     return sha256
 
 
+def _check_names(stream: io.BytesIO | io.BufferedReader, num_pickles: int) -> None:
+    """Refuse pickles with endless names: torch searches them for patterns, in square time.
+
+    Only takes the pickles apart; a damaged one is left to torch.
+
+    Raises:
+        ValueError: a text of more characters than any name has.
+    """
+    longest = 0
+    try:
+        for _ in range(num_pickles):
+            for _, text, _ in pickletools.genops(stream):
+                if isinstance(text, (str, bytes)):
+                    longest = max(longest, len(text))
+    except (*READ_ERRORS, MemoryError):  # a length beyond the end of the file
+        pass
+    if longest > LONGEST_NAME:
+        raise ValueError(f"a name of {longest} characters")
+
+
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     """The state dict in a file of `torch.save`; nothing in it is executed."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            unpacked = sum(info.file_size for info in archive.infolist())
-        if unpacked > LARGEST_EXPANSION * path.stat().st_size:
-            raise ValueError(f"it unpacks to {unpacked} bytes")
+            infos = archive.infolist()
+            unpacked = sum(info.file_size for info in infos)
+            if unpacked > LARGEST_EXPANSION * path.stat().st_size:
+                raise ValueError(f"it unpacks to {unpacked} bytes")
+            for info in infos:
+                if info.filename.endswith("data.pkl"):
+                    _check_names(io.BytesIO(archive.read(info)), 1)
+    else:
+        with path.open("rb") as stream:
+            _check_names(stream, OLD_PICKLES)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except READ_ERRORS as failure:

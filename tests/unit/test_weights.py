@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,23 @@ def test_a_model_takes_its_own_tensors_and_no_others(tmp_path: Path) -> None:
         weights = read_weights(write(tmp_path / "b.pth", other), RELEASE)
         with pytest.raises(UserError, match=key):
             fill(nn.Linear(3, 2), weights, RELEASE)
+
+
+@pytest.mark.parametrize("is_new", [True, False], ids=["zip", "older"])
+def test_endless_names_are_refused_before_torch_searches_them(tmp_path: Path, is_new: bool) -> None:
+    """100,000 characters would take its reader minutes."""
+    path = tmp_path / "x.pth"
+    torch.save({"w" * 100_000: torch.ones(2)}, path, _use_new_zipfile_serialization=is_new)
+    began = time.perf_counter()
+    assert "a name of 100000 characters" in str(refusal_of(path))
+    assert time.perf_counter() - began < 1
+
+
+def test_damage_in_the_older_format_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    torch.save(nn.Linear(3, 2).state_dict(), path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    assert read_weights(path, RELEASE).tensors["weight"].shape == (2, 3)
+    for end in range(0, len(whole), 7):
+        path.write_bytes(whole[:end])
+        refusal_of(path)
