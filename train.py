@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from arguments.cli import parse_train, run_command
 from arguments.messages import Messages
@@ -18,6 +19,9 @@ def command(arguments: Sequence[str]) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # A model that grows would leave holes of every size between blocks of fixed sizes.
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    if config.run.check_kernels:
+        os.environ["CUDA_LAUNCH_BLOCKING"] = "1"
+        config = replace(config, run=replace(config.run, cuda_graphs="off"))
     from training.run import train
 
     sys.exit(train(config, messages))

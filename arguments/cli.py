@@ -5,6 +5,7 @@ Knows how flags are spelt, and nothing of what they do.
 
 import contextlib
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from typing import TextIO, TypeVar, cast
 import tyro
 
 from arguments.config import TrainConfig
-from arguments.failures import LastingStream, report
+from arguments.failures import LastingStream, is_lost_gpu, report
 from arguments.messages import ExitCode, UserError
 from arguments.signals import stopping_at_once
 
@@ -116,4 +117,8 @@ def run_command(command: Callable[[Sequence[str]], None]) -> None:
     except SystemExit:
         raise
     except BaseException as failure:  # noqa: BLE001 - the one place that turns a bug into a report
-        sys.exit(report(failure))
+        code = report(failure)
+        if is_lost_gpu(failure):  # what frees memory on the way out would ask the GPU, and abort
+            sys.stderr.flush()
+            os._exit(code)
+        sys.exit(code)

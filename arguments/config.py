@@ -74,6 +74,10 @@ class ModelConfig:
     keep_outliers: bool = False
     """Use cameras that lie absurdly far from all others."""
 
+    max_mp: float = 178.0
+    """Megapixels that may be decoded of one photo. A larger JPEG is decoded at a half, a quarter or
+    an eighth where -r allows it; other photos beyond it are left out."""
+
     follow_links: bool = False
     """Photos may be links to files outside of the scene."""
 
@@ -83,6 +87,8 @@ class ModelConfig:
             raise UserError(
                 f"--sh_degree is {self.sh_degree}; it can be 0, 1, 2 or 3", ExitCode.USAGE
             )
+        if not self.max_mp > 0:
+            raise UserError(f"--max_mp is {self.max_mp}; it must be above 0", ExitCode.USAGE)
         if self.resolution == 0 or self.resolution < -1:
             raise UserError(
                 f"--resolution is {self.resolution}; give 1, 2, 4, 8 or a width", ExitCode.USAGE
@@ -108,6 +114,9 @@ class RunConfig:
     cuda_graphs: Literal["auto", "off"] = "auto"
     """auto records a step once and replays it on a GPU, where all photos have one size and are
     kept there; off starts every operation of every step from the host."""
+
+    check_kernels: bool = False
+    """Wait for each operation on the GPU, so that one that fails is named; slow."""
 
     seed: int = 0
     """All randomness follows from this number and the step."""

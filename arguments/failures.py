@@ -19,7 +19,18 @@ ADVICE = {
 }
 OTHER_ADVICE = "check the disk or the network share"
 # How torch says that an allocation failed; it is never imported for that.
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+# How torch begins when CUDA, or a library on it, has failed.
+CUDA_FAILED = ("cuda error", "cuda driver error", "cudnn error")
+# What CUDA says where this installation cannot use this GPU at all: no kernel has run.
+UNUSABLE_GPU = (
+    *("no kernel image", "driver version is insufficient", "no cuda-capable device"),
+    *("forward compatibility", "unsupported toolchain", "devices unavailable"),
+)
+LOST_GPU = (
+    "this process cannot use the GPU any more; train.py --resume goes on from the last checkpoint, "
+    "with --check_kernels it names the kernel"
+)
 
 
 def refusal_of(failure: BaseException) -> UserError | None:
@@ -40,6 +51,11 @@ def refusal_of(failure: BaseException) -> UserError | None:
             "out of memory; lower --max_gaussians, or give smaller photos with -r",
             ExitCode.MEMORY,
         )
+    if _is_of_cuda(failure) and _says(failure, UNUSABLE_GPU):
+        return UserError(
+            f"{_first_line(failure)}; python -m arguments.doctor says what to install",
+            ExitCode.ENVIRONMENT,
+        )
     return None
 
 
@@ -55,9 +71,32 @@ def is_out_of_memory(failure: BaseException | None) -> bool:
     """
     if failure is None:
         return False
+    if isinstance(failure, MemoryError) or type(failure).__name__ == "OutOfMemoryError":
+        return True
+    is_torch = isinstance(failure, RuntimeError) and _says(failure, OUT_OF_MEMORY)
+    return is_torch or is_out_of_memory(failure.__context__)
+
+
+def is_lost_gpu(failure: BaseException) -> bool:
+    """Whether a kernel has failed: every later call of CUDA in this process fails too."""
+    return (
+        _is_of_cuda(failure) and not is_out_of_memory(failure) and not _says(failure, UNUSABLE_GPU)
+    )
+
+
+def _is_of_cuda(failure: BaseException) -> bool:
+    """Whether CUDA reported it; torch has a type for that, but not for the libraries on CUDA."""
+    is_typed = type(failure).__name__ == "AcceleratorError"
+    return isinstance(failure, RuntimeError) and (is_typed or _says(failure, CUDA_FAILED))
+
+
+def _says(failure: BaseException, phrases: tuple[str, ...]) -> bool:
     said = str(failure).lower()
-    is_torch = isinstance(failure, RuntimeError) and any(words in said for words in OUT_OF_MEMORY)
-    return is_torch or isinstance(failure, MemoryError) or is_out_of_memory(failure.__context__)
+    return any(words in said for words in phrases)
+
+
+def _first_line(failure: BaseException) -> str:
+    return (str(failure).strip().splitlines() or [type(failure).__name__])[0][:160]
 
 
 def report(failure: BaseException) -> int:
@@ -72,7 +111,9 @@ def report(failure: BaseException) -> int:
     if refusal is not None:
         sys.stderr.write(f"error: {one_line(str(refusal))}\n")
         return int(refusal.code)
-    told = one_line(f"{type(failure).__name__}: {failure}")[:160]
+    told = one_line(f"{type(failure).__name__}: {_first_line(failure)}")[:160]
+    if is_lost_gpu(failure):
+        told = f"{told[:80]}; {LOST_GPU}"
     sys.stderr.write(f"error: a bug in this program: {told}; {_crash_report(failure)}\n")
     return int(ExitCode.BUG)
 

@@ -5,6 +5,8 @@ The exit codes are an interface: scripts and job queues read them (docs/messages
 
 import enum
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 MAX_LINE = 300
@@ -42,6 +44,11 @@ def one_line(text: str) -> str:
     return clean if len(clean) <= MAX_LINE else clean[: MAX_LINE - 3] + "..."
 
 
+def to_stderr(line: str) -> None:
+    """Print one line for the user."""
+    print(line, file=sys.stderr)  # noqa: T201 - this is the command's voice
+
+
 @dataclass
 class Messages:
     """Collects the notes and warnings of one run; prints each warning once, when it happens."""
@@ -49,14 +56,24 @@ class Messages:
     quiet: bool = False
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    say: Callable[[str], None] = to_stderr
 
     def note(self, text: str) -> None:
         """Something the user may want to know; shown in the preflight report and in run.json."""
         self.notes.append(one_line(text))
         if not self.quiet:
-            print(f"  {self.notes[-1]}", file=sys.stderr)  # noqa: T201 - this is the command's voice
+            self.say(f"  {self.notes[-1]}")
 
     def warn(self, text: str) -> None:
         """Something is wrong but the run goes on; repeated in the closing summary."""
         self.warnings.append(one_line(text))
-        print(f"warning: {self.warnings[-1]}", file=sys.stderr)  # noqa: T201
+        self.say(f"warning: {self.warnings[-1]}")
+
+    @contextmanager
+    def through(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Let something else print the lines, as a progress bar that they would spoil."""
+        before, self.say = self.say, say
+        try:
+            yield
+        finally:
+            self.say = before

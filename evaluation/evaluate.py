@@ -14,7 +14,15 @@ from torch import Tensor
 from arguments.messages import Messages, UserError, one_line
 from arguments.serialization import from_plain, to_json
 from evaluation.lpips import NAMES, Lpips, Network, load_lpips, why_not
-from evaluation.metrics import WINDOW, WINDOW_SIGMA, Overlap, mask_overlap, psnr, ssim
+from evaluation.metrics import (
+    WINDOW,
+    WINDOW_SIGMA,
+    Overlap,
+    mask_overlap,
+    psnr,
+    ssim,
+    without_masked,
+)
 from evaluation.renders import picture_path, rendered_mask_step
 from evaluation.run_views import RunViews, Split
 from scene.atomic import write_atomic
@@ -232,11 +240,9 @@ def mask_quality(views: RunViews) -> MaskQuality:
 
 def _measure(views: RunViews, view_id: int, lpips: Lpips | None) -> ViewMetrics:
     view = views.capture.views[view_id]
-    picture, photo = views.picture(view_id), views.capture.image(view_id)
     keep = views.capture.mask(view_id)
-    if keep is not None:
-        hidden = (keep < 0.5)[..., None]
-        picture, photo = picture.masked_fill(hidden, 0), photo.masked_fill(hidden, 0)
+    picture = without_masked(views.picture(view_id), keep)
+    photo = without_masked(views.capture.image(view_id), keep)
     width, height = view.camera.size
     return ViewMetrics(
         view.name,

@@ -26,6 +26,13 @@ def quantise(color: Float[Tensor, "*batch H W 3"]) -> UInt8[Tensor, "*batch H W 
     return (color * 255).clamp(0, 255).to(torch.uint8)
 
 
+def without_masked(
+    image: UInt8[Tensor, "H W 3"], keep: Float[Tensor, "H W"] | None
+) -> UInt8[Tensor, "H W 3"]:
+    """The image with what the user's mask does not keep in black, in picture and photo alike."""
+    return image if keep is None else image.masked_fill((keep < 0.5)[..., None], 0)
+
+
 def psnr(picture: UInt8[Tensor, "H W 3"], photo: UInt8[Tensor, "H W 3"]) -> float:
     """Peak signal-to-noise ratio in dB over all pixels and channels; at most 100."""
     error = (_unit(picture) - _unit(photo)).square().mean().clamp_min(SMALLEST_ERROR)

@@ -5,6 +5,7 @@ are used.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal, Protocol, runtime_checkable
@@ -221,7 +222,9 @@ class CandidateMasker(TrustAll):
     def _bank(self, like: Float[Tensor, "C H W"]) -> SegmentBank:
         height, width = like.shape[1:]
         if (height, width) not in self._banks:
-            found = [self._of_size(i, height, width) for i in _views_of(self._photos, like)]
+            views = _views_of(self._photos, like)
+            with ThreadPoolExecutor() as pool:  # most of it is unpacking
+                found = list(pool.map(lambda i: self._of_size(i, height, width), views))
             self._banks[height, width] = SegmentBank.of(found, like.device)
         return self._banks[height, width]
 

@@ -4,7 +4,7 @@ Puts segments and static evidence together; training only sees the candidates th
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from arguments.messages import ExitCode, Messages, UserError
+from arguments.signals import Stopped
 from masks.agreement import PhotoComparison
 from masks.candidates import CandidateFile, Candidates, read_candidates, write_candidates
 from masks.neighbors import DuePoints, TrackIndex
@@ -28,7 +29,7 @@ from masks.static_evidence import (
     keep_candidates,
 )
 from masks.static_sources import StaticSource, TrackSource, thin_hint
-from scene.atomic import remove_stale
+from scene.atomic import make_folder, remove_stale
 from scene.capture import Capture, View
 
 FORMAT = 3  # of the files; a change makes every file be made again
@@ -111,6 +112,7 @@ def propose(
 
     Raises:
         UserError: the folder cannot be written, or the source of segments lacks what it needs.
+        Stopped: a signal arrived; the photos done by then are kept.
     """
     view_ids = capture.train if view_ids is None else view_ids
     names = [capture.views[i].name for i in view_ids]
@@ -127,8 +129,8 @@ def propose(
     views = [capture.views[i] for i in sorted({*capture.train, *view_ids})]
     index = TrackIndex(views)
     comparison = PhotoComparison(views, index, lambda i: capture.image(i).numpy())
-    num_kept = 0
-    for view_id in tqdm(view_ids, desc="candidates", unit="photo", disable=messages.quiet):
+
+    def is_made_anew(view_id: int) -> bool:
         view = capture.views[view_id]
         image = capture.image(view_id).numpy()
         due = index.due(view)
@@ -139,18 +141,45 @@ def propose(
         digest = digest_of(view, image, due, rules)
         path = candidate_path(folder, view)
         if not overwrite and _is_current(path, digest):
-            num_kept += 1
-            continue
+            return False
         agreement = comparison(view) if settings.evidence.compare_photos else None
         points = [source(view) for source in sources]
         evidence = gather_evidence(image, view, due, settings.evidence, agreement, points)
         photo = Photo(view.name, image, evidence, view.lens)
-        made, reasons = propose_for(photo, segmenter, settings, digest)
+        found, reasons = propose_for(photo, segmenter, settings, digest)
         write_table(path.with_suffix(".csv"), reasons)
-        write_candidates(path, made)
+        write_candidates(path, found)
+        return True
+
+    made = CandidateFolder(folder, capture)
+    _fill(made, view_ids, is_made_anew, messages)
+    return made
+
+
+def _fill(
+    made: CandidateFolder,
+    view_ids: Sequence[int],
+    is_made_anew: Callable[[int], bool],
+    messages: Messages,
+) -> None:
+    """Go through the views; what is done stays where a signal ends it.
+
+    Raises:
+        Stopped: a signal arrived; says how many photos are done.
+    """
+    total = len(view_ids)
+    bar = tqdm(view_ids, desc="candidates", unit="photo", disable=messages.quiet)
+    try:
+        num_kept = [is_made_anew(view_id) for view_id in bar].count(False)
+    except Stopped as stop:
+        bar.close()
+        raise Stopped(
+            f"{stop}; {total - len(made.missing(view_ids))} of {total} photos are in "
+            f"{made.folder}, the same command goes on",
+            stop.code,
+        ) from None
     if num_kept:
-        messages.note(f"candidates: {num_kept} of {len(view_ids)} photos had been done before")
-    return CandidateFolder(folder, capture)
+        messages.note(f"candidates: {num_kept} of {total} photos had been done before")
 
 
 def propose_for(
@@ -188,7 +217,7 @@ def _is_current(path: Path, digest: str) -> bool:
 
 def _make_folder(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     except OSError as error:
         raise UserError(
             f"cannot make the folder {folder}: {error.strerror}; choose another one",

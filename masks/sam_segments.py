@@ -14,6 +14,7 @@ from numpy import ndarray
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
+from arguments.failures import is_out_of_memory
 from arguments.messages import ExitCode, Messages, UserError
 from masks.layers import stack_masks
 from masks.sam import (
@@ -29,9 +30,13 @@ from masks.sam_generator import GridSettings, find_masks
 from masks.segmenter import Photo
 from masks.weights import read_weights, require_weights
 from scene.atomic import write_atomic
+from scene.images import resize, resize_nearest
 
 POINTS_PER_SIDE = {"cuda": 32, "cpu": 8}  # 4^n: a CPU needs seconds for each batch of points
 POINTS_PER_BATCH = {"cuda": 64, "cpu": 8}  # a point needs about 70 MB
+LARGEST_REDUCTION = 4  # of the sides of a photo that memory does not suffice for
+
+LayerLabels = Int32[ndarray, "L H W"]
 
 
 @dataclass(frozen=True)
@@ -138,36 +143,62 @@ class SamSegmenter:
         """Model, weights and settings."""
         return self._identity
 
-    def __call__(self, photo: Photo) -> Int32[ndarray, "L H W"]:
-        """The layers of one photo; asks fewer points at a time, then the CPU, as memory ends.
+    def __call__(self, photo: Photo) -> LayerLabels:
+        """The layers of one photo.
+
+        As memory ends: fewer points at a time, then this photo smaller, then everything on the CPU.
 
         Raises:
-            UserError: even one point at a time is too much, or the cache cannot be written.
+            UserError: even that is too much, or the cache cannot be written.
         """
-        while True:
-            try:
-                found = find_masks(self._model, photo.image, self._grid, self._encoder())
-                return stack_masks(found.masks)
-            except torch.OutOfMemoryError:
-                self._use_less_memory(photo.name)
+        reduction = 1
+        while (layers := self._tried(photo.image, reduction)) is None:
+            reduction = self._use_less_memory(photo.name, reduction)
+        return layers
 
-    def _use_less_memory(self, name: str) -> None:
-        batch = self._grid.points_per_batch
+    def _tried(self, image: UInt8[ndarray, "H W 3"], reduction: int) -> LayerLabels | None:
+        """The layers, found in the photo with its sides divided; None where memory has ended."""
+        try:
+            return self._layers(image, reduction)
+        except (MemoryError, RuntimeError) as failure:
+            if not is_out_of_memory(failure):
+                raise
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        return None
+
+    def _layers(self, image: UInt8[ndarray, "H W 3"], reduction: int) -> LayerLabels:
+        height, width = image.shape[:2]
+        grid = replace(self._grid, min_region=self._grid.min_region // reduction**2)
+        small = resize(image, max(1, width // reduction), max(1, height // reduction))
+        layers = stack_masks(find_masks(self._model, small, grid, self._encoder()).masks)
+        if reduction == 1:
+            return layers
+        return np.stack([resize_nearest(layer, width, height) for layer in layers])
+
+    def _use_less_memory(self, name: str, reduction: int) -> int:
+        """Take the next way out; by what the sides of the photo are divided from here on."""
+        what, batch = f"out of memory at '{name}'", self._grid.points_per_batch
         if batch > 1:
             self._grid = replace(self._grid, points_per_batch=batch // 2)
-            self._messages.note(f"out of memory at '{name}': {batch // 2} points at a time now")
-            return
+            self._messages.note(f"{what}: {batch // 2} points at a time now")
+            return reduction
+        if reduction < LARGEST_REDUCTION:
+            self._messages.note(f"{what}: its segments come from 1/{2 * reduction} of its size")
+            return 2 * reduction
         if self._model.device.type == "cpu":
             raise UserError(
-                f"out of memory at '{name}' with one point at a time; reduce the photos with -r",
+                f"{what} with one point at a time at 1/{reduction} of its size; free some memory "
+                "and run it again (finished photos are kept), or reduce the photos with -r",
                 ExitCode.MEMORY,
             )
-        self._messages.note(f"out of memory at '{name}' with one point at a time: on the CPU now")
+        self._messages.note(f"{what} with one point at a time: on the CPU now")
         network = self._model.network
         for part in (network.image_encoder, network.prompt_encoder, network.mask_decoder):
             part.cpu()
         self._model = SegmentAnything(network, torch.device("cpu"))
         self._grid = replace(self._grid, points_per_batch=POINTS_PER_BATCH["cpu"])
+        return 1
 
     def _encoder(self) -> Callable[[UInt8[ndarray, "H W 3"]], Embedding]:
         folder = self._cache

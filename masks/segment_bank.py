@@ -4,6 +4,7 @@ Knows nothing of files, nor of how residuals or their thresholds were found.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,7 +71,10 @@ class SegmentBank:
     @classmethod
     def of(cls, candidates: Sequence[Candidates], device: torch.device) -> "SegmentBank":
         """Number the segments of all layers of each photo in one row and sort their pixels."""
-        laid_out = [_sorted_by_segment(one.labels.numpy()) for one in candidates]
+        with ThreadPoolExecutor() as pool:
+            laid_out = list(
+                pool.map(lambda one: _sorted_by_segment(one.labels.numpy()), candidates)
+            )
         num_entries = max(len(photo.pixels) for photo in laid_out)
         num_segments = max(len(photo.ends) for photo in laid_out)  # one of them without pixels
         pixels = np.zeros((len(laid_out), num_entries), dtype=np.int32)
@@ -161,12 +165,15 @@ class _SortedPixels:
 
 
 def _sorted_by_segment(labels: Int[ndarray, "L H W"]) -> _SortedPixels:
-    layers = labels.reshape(len(labels), -1).astype(np.int64)
+    layers = labels.reshape(len(labels), -1)
+    place = np.flatnonzero(layers)
+    layer, pixel = np.divmod(place.astype(np.int32), layers.shape[1])
+    label = layers.ravel()[place]
     counts = layers.max(axis=1)
-    before = np.cumsum(counts) - counts
-    layer, pixel = np.nonzero(layers)
-    segment = layers[layer, pixel] + before[layer] - 1
-    order = np.argsort(segment, kind="stable")
+    segment = label + (np.cumsum(counts) - counts)[layer] - 1
+    # Short integers are sorted by counting.
+    short = segment.astype(np.uint16) if counts.sum() <= 0xFFFF else segment
+    order = np.argsort(short, kind="stable")
     ends = np.cumsum(np.bincount(segment, minlength=int(counts.sum())))
     leading = np.zeros(1, dtype=np.int64)
     return _SortedPixels(

@@ -30,6 +30,19 @@ def write_atomic(path: Path, content: Bytes | Iterable[Bytes]) -> None:
         raise
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, so that a power cut cannot take them away again.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
+    folder.mkdir(exist_ok=True)  # refuses a file of that name
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)

@@ -5,14 +5,12 @@ The one door for callers; every step is in a module of its own. Never writes to 
 
 import hashlib
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int32, Int64, UInt8
-from PIL import Image
 from torch import Tensor
 
 from arguments.messages import ExitCode, Messages, UserError
@@ -21,10 +19,11 @@ from scene.capture_settings import CaptureSettings
 from scene.colmap import read_model
 from scene.colmap_records import ColmapImage, ColmapModel
 from scene.host_memory import host_memory
+from scene.images import sizes_held_against_cameras
 from scene.initial_points import PointRays, scale_of_scene, start_points
 from scene.model_folder import find_model
 from scene.photo_files import PhotoFiles, check_missing, find_photos, list_photos
-from scene.photo_loading import Pixels, load_pixels
+from scene.photo_loading import MOST_THREADS, Pixels, load_pixels
 from scene.photo_plan import Plan, ViewPlan, plan_views, without
 from scene.rigs import rotation_matrix
 from scene.splits import Names, choose_split
@@ -34,6 +33,7 @@ from scene.user_masks import UserMasks, find_masks, report_masks
 __all__ = ["Capture", "CaptureSettings", "PointCloud", "View", "load_capture", "survey_capture"]
 
 OUTLIER_DISTANCE = 1e4
+DECODE_BYTES = 7  # for each pixel of a photo while it is decoded: 4 of Pillow, 3 of ours
 DIGEST_PARTS = ("COLMAP model", "photos", "masks", "split")
 
 
@@ -113,9 +113,7 @@ def load_capture(settings: CaptureSettings, messages: Messages) -> Capture:
     Raises:
         UserError: with the file, the value seen and what to do.
     """
-    with warnings.catch_warnings():
-        # Sizes are held against the camera's, which tells a large photo from a bomb.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with sizes_held_against_cameras():
         found = _find(settings, messages)
         plan, masks = found.plan, found.masks
         _check_memory(plan, masks is not None or settings.alpha == "mask")
@@ -140,7 +138,9 @@ def _check_memory(plan: Plan, has_masks: bool) -> None:
         UserError: they take more than the memory that is free.
     """
     pixels = sum(view.width * view.height for view in plan.views)
-    needed, free = pixels * (3 + has_masks), host_memory().free
+    decoded = sorted((view.lens.width * view.lens.height for view in plan.views), reverse=True)
+    needed = pixels * (3 + has_masks) + DECODE_BYTES * sum(decoded[:MOST_THREADS])
+    free = host_memory().free
     if needed > free:
         raise UserError(
             f"{len(plan.views)} photos take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB of memory "
@@ -157,8 +157,7 @@ def survey_capture(settings: CaptureSettings, messages: Messages) -> Capture:
     Raises:
         UserError: with the file, the value seen and what to do.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with sizes_held_against_cameras():
         found = _find(settings, messages)
     if found.masks is not None:
         color = "black" if found.masks.is_inverted else "white"

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from scene.images import LARGEST_MEGAPIXELS
+
 
 @dataclass(frozen=True)
 class CaptureSettings:
@@ -24,6 +26,8 @@ class CaptureSettings:
         cache_dir: where undistorted photos are kept for the next run; None keeps none.
         require_points: refuse a model without points instead of starting from random ones.
         keep_outliers: use cameras that lie absurdly far away from all others.
+        max_mp: megapixels that may be decoded of a photo; a larger JPEG is decoded in part where
+            the resolution allows it.
         follow_links: allow photos that are links to files outside of the image folder.
     """
 
@@ -41,3 +45,4 @@ class CaptureSettings:
     require_points: bool = False
     keep_outliers: bool = False
     follow_links: bool = False
+    max_mp: float = LARGEST_MEGAPIXELS

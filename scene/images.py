@@ -7,11 +7,13 @@ import io
 import re
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Integer, UInt8
 from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM")
@@ -24,7 +26,8 @@ DECODE_ERRORS = (
 
 WIDEST_BY_DEFAULT = 1600
 FACTORS = (1, 2, 4, 8)
-LARGEST_MEGAPIXELS = 178.0
+LARGEST_MEGAPIXELS = 178.0  # decoded whole unless told otherwise, as Pillow's own limit
+SHRINKS = (8, 4, 2)  # by what a JPEG's sides can be divided while it is decoded
 # Photos may be this many times larger, in pixels, than what COLMAP saw: 8 a side.
 LARGEST_GROWTH = 64
 EXIF_ORIENTATION = 0x0112
@@ -57,11 +60,19 @@ class Header:
         width: pixels a row, as stored.
         height: rows, as stored.
         is_turned: EXIF asks viewers to turn it by a quarter; nobody here does.
+        can_shrink: a decoder can give it at a half, a quarter or an eighth, in little memory: a
+            JPEG whose rows come one after another.
     """
 
     width: int
     height: int
     is_turned: bool
+    can_shrink: bool
+
+    @property
+    def megapixels(self) -> float:
+        """Millions of pixels."""
+        return self.width * self.height / 1e6
 
 
 @dataclass(frozen=True)
@@ -91,6 +102,16 @@ def sniff(start: bytes) -> str:
     return next((name for magic, name in MAGIC if start.startswith(magic)), "unknown type")
 
 
+@contextmanager
+def sizes_held_against_cameras() -> Iterator[None]:
+    """Set Pillow's own limit aside where every size is checked here before pixels are decoded."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
 def read_header(path: Path, megapixels: float) -> Header:
     """Size and orientation of a photo, without decoding it.
 
@@ -109,7 +130,8 @@ def read_header(path: Path, megapixels: float) -> Header:
             with Image.open(stream, formats=FORMATS) as image:
                 if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
                     raise BadPhotoError(f"{image.format} with several pages")
-                header = Header(*image.size, _is_turned(image))
+                is_in_rows = image.format == "JPEG" and not image.info.get("progressive")
+                header = Header(*image.size, _is_turned(image), is_in_rows)
     except Image.DecompressionBombError as error:
         claimed = re.search(r"\d+", str(error))
         raise _bomb(int(claimed.group()) / 1e6 if claimed else 0.0, megapixels) from error
@@ -117,10 +139,32 @@ def read_header(path: Path, megapixels: float) -> Header:
         if kind == "HEIC":
             raise NoDecoderError(kind) from error
         raise BadPhotoError(f"not a readable photo ({kind})") from error
-    claimed_megapixels = header.width * header.height / 1e6
-    if claimed_megapixels > min(max(LARGEST_GROWTH * megapixels, 1.0), LARGEST_MEGAPIXELS):
-        raise _bomb(claimed_megapixels, megapixels)
+    if header.megapixels > max(LARGEST_GROWTH * megapixels, 1.0):
+        raise _bomb(header.megapixels, megapixels)
     return header
+
+
+def decoded_size(header: Header, resolution: int, max_mp: float) -> tuple[int, int]:
+    """(width, height) that a photo is decoded at: whole, or where that is too large, in part.
+
+    Args:
+        resolution: what `working_size` is asked for.
+        max_mp: megapixels that may be decoded.
+
+    Raises:
+        BadPhotoError: even the smallest part that the working size allows is too large.
+    """
+    size = header.width, header.height
+    if header.megapixels > max_mp and header.can_shrink:
+        width, height = working_size(*size, resolution)
+        parts = [(-(-size[0] // factor), -(-size[1] // factor)) for factor in SHRINKS]
+        size = next((p for p in parts if p[0] >= width and p[1] >= height), size)
+    if size[0] * size[1] / 1e6 > max_mp:
+        raise BadPhotoError(
+            f"{size[0] * size[1] / 1e6:.4g} MP to decode, {max_mp:.4g} are allowed; smaller photos "
+            "(-r, for JPEGs) or a larger --max_mp"
+        )
+    return size
 
 
 def _bomb(claimed: float, megapixels: float) -> BadPhotoError:
@@ -136,16 +180,17 @@ def _is_turned(image: Image.Image) -> bool:
         return False
 
 
-def decode_photo(data: bytes, background: int) -> Photo:
+def decode_photo(data: bytes, background: int, size: tuple[int, int] | None = None) -> Photo:
     """The pixels of a photo file.
 
     Args:
         background: gray level from 0 to 255 under transparent pixels.
+        size: what `decoded_size` said; None decodes the whole photo.
 
     Raises:
-        BadPhotoError: the file is truncated or damaged.
+        BadPhotoError: the file is truncated or damaged, or of another size.
     """
-    with _decoded(data) as image:
+    with _decoded(data, size) as image:
         kinds = _kinds(image)
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):
             gray = _deep_gray(image)
@@ -158,7 +203,7 @@ def decode_photo(data: bytes, background: int) -> Photo:
     return Photo(composited.astype(np.uint8), rgba[..., 3].copy(), kinds)
 
 
-def _decoded(data: bytes) -> Image.Image:
+def _decoded(data: bytes, size: tuple[int, int] | None = None) -> Image.Image:
     """A loaded image.
 
     Raises:
@@ -167,6 +212,13 @@ def _decoded(data: bytes) -> Image.Image:
     image = None
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if size is not None and image.size != size:
+            factor = max(1, round(image.width / size[0]))
+            image.draft(None, (image.width // factor, image.height // factor))
+        if size is not None and image.size != size:
+            raise BadPhotoError("changed its size while it was read")
+        if size is None and image.width * image.height / 1e6 > LARGEST_MEGAPIXELS:
+            raise _bomb(image.width * image.height / 1e6, LARGEST_MEGAPIXELS)
         image.load()
     except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
         reason = "empty file" if not data else "damaged"
@@ -266,9 +318,9 @@ def area_mean(image: np.ndarray, count: int, axis: int) -> Float32[np.ndarray, "
 
 
 def resize_nearest(
-    mask: UInt8[np.ndarray, "H W"], width: int, height: int
-) -> UInt8[np.ndarray, "h w"]:
-    """The mask at another size; no value is made up."""
+    mask: Integer[np.ndarray, "H W"], width: int, height: int
+) -> Integer[np.ndarray, "h w"]:
+    """The mask or the labels at another size; no value is made up."""
     return np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
 
 

@@ -112,9 +112,7 @@ def _load_view(
     keep: Bool[np.ndarray, "H W"] | None = None
     kinds: tuple[str, ...] = ()
     if rgb is None:
-        photo = decode_photo(data, background)
-        if photo.rgb.shape[:2] != (view.lens.height, view.lens.width):
-            raise BadPhotoError("changed its size while it was read")
+        photo = decode_photo(data, background, (view.lens.width, view.lens.height))
         kinds = photo.kinds
         rgb = photo.rgb if view.lens.is_pinhole else remap(photo.rgb, grids.get(view.lens))
         rgb = resize(rgb, view.width, view.height)

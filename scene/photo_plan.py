@@ -14,11 +14,11 @@ from scene.capture_settings import CaptureSettings
 from scene.colmap_records import ColmapCamera, ColmapImage, ColmapModel
 from scene.images import (
     FACTORS,
-    LARGEST_MEGAPIXELS,
     WIDEST_BY_DEFAULT,
     BadPhotoError,
     Header,
     NoDecoderError,
+    decoded_size,
     read_header,
     working_size,
 )
@@ -74,7 +74,7 @@ def plan_views(
     Raises:
         UserError: a camera that cannot be undistorted, or photos of a format without decoder.
     """
-    sized, broken = _read_headers(model, images, files, messages)
+    sized, broken = _read_headers(model, images, files, settings, messages)
     _report_scales(model, sized, settings, messages)
     provided = _provided_files(sized, settings, messages)
     lenses: dict[tuple[int, int, int], Lens] = {}
@@ -83,21 +83,32 @@ def plan_views(
         f"--input_path {model.folder} --output_path DIR"
     )
     views = []
+    num_shrunk = 0
     for item, path, header in provided:
-        key = (item.image.camera_id, header.width, header.height)
-        if key not in lenses:
-            camera = model.cameras[item.image.camera_id]
-            lenses[key] = make_lens(camera, header.width, header.height, command)
-        size = (header.width, header.height)
+        size = whole = (header.width, header.height)
         if path == item.path:
-            size = working_size(*size, settings.resolution)
+            size = working_size(*whole, settings.resolution)
+            whole = decoded_size(header, settings.resolution, settings.max_mp)
+            num_shrunk += whole != (header.width, header.height)
+        key = (item.image.camera_id, *whole)
+        if key not in lenses:
+            lenses[key] = make_lens(model.cameras[item.image.camera_id], *whole, command)
         views.append(ViewPlan(item.image, path, lenses[key], *size))
+    if num_shrunk:
+        messages.note(
+            f"{num_shrunk} photos of more than {settings.max_mp:.4g} MP (--max_mp) are decoded at "
+            "a half, a quarter or an eighth of their size"
+        )
     _report_sizes(views, settings, messages)
     return Plan(tuple(views), tuple(broken))
 
 
 def _read_headers(
-    model: ColmapModel, images: Sequence[ColmapImage], files: PhotoFiles, messages: Messages
+    model: ColmapModel,
+    images: Sequence[ColmapImage],
+    files: PhotoFiles,
+    settings: CaptureSettings,
+    messages: Messages,
 ) -> tuple[list[_Sized], list[str]]:
     """The images with sound headers that fit their cameras, and the names of the others."""
     sized, broken = [], []
@@ -108,6 +119,7 @@ def _read_headers(
         try:
             header = read_header(path, camera.width * camera.height / 1e6)
             _check_size(header, camera)
+            decoded_size(header, settings.resolution, settings.max_mp)
         except NoDecoderError as error:
             undecodable[str(error)] += 1
         except BadPhotoError as error:
@@ -204,7 +216,7 @@ def _provided_file(item: _Sized, folder: Path, factor: int) -> tuple[Path | None
         if not path.is_file():
             continue
         try:
-            header = read_header(path, LARGEST_MEGAPIXELS)
+            header = read_header(path, item.header.megapixels)
         except BadPhotoError:
             return None, None
         fits = (

@@ -3,8 +3,8 @@
 Values are written as they are optimized: ln of the scale, logit of the opacity.
 """
 
-import io
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from arguments.messages import ExitCode, Messages, UserError
 from scene.atomic import write_atomic
+from scene.host_memory import host_memory
 from scene.ply_header import PlyHeader, check_header
 
 POSITION = ("x", "y", "z")
@@ -27,6 +28,9 @@ ROTATION = ("rot_0", "rot_1", "rot_2", "rot_3")
 REQUIRED = (*POSITION, *COLOR, *OPACITY, *SCALE, *ROTATION)
 REST_COUNTS = (0, 9, 24, 45)
 SMALLEST_QUATERNION = 1e-12
+MOST_ROWS = 2**31 - 1  # what readers with 32-bit counts can hold
+ROWS_AT_A_TIME = 65_536
+COPIES_READ = 2  # of a file while it is read: as tensors, and as the rows that are checked
 
 
 @dataclass(frozen=True)
@@ -54,30 +58,52 @@ def write_ply(path: Path, splats: Splats) -> int:
         How many rows were left out.
 
     Raises:
-        UserError: no row is left, or the file cannot be written; what was there stays.
+        UserError: no row is left, there are more than readers can count, or the file cannot be
+            written; what was there stays.
     """
-    rows = _rows(splats)
-    drawable = np.isfinite(rows).all(axis=1)
-    norms = np.linalg.norm(rows[:, -len(ROTATION) :].astype(np.float64), axis=1)
-    drawable &= norms > SMALLEST_QUATERNION
-    if not drawable.any():
+    count = len(splats.means)
+    if count > MOST_ROWS:
         raise UserError(
-            f"nothing to export to {path}: 0 of {len(rows)} Gaussians can be drawn",
+            f"cannot write {path}: {count} Gaussians, readers count to {MOST_ROWS}; write fewer"
+        )
+    left = sum(len(rows) for rows in _drawable_rows(splats))
+    if not left:
+        raise UserError(
+            f"nothing to export to {path}: 0 of {count} Gaussians can be drawn",
             ExitCode.NUMERICAL,
         )
-    num_rest = 3 * splats.shN.shape[1]
-    table = np.ascontiguousarray(rows[drawable]).view(_layout(num_rest)).reshape(-1)
-    element = plyfile.PlyElement.describe(table, "vertex")
-    stream = io.BytesIO()
-    plyfile.PlyData([element], byte_order="<").write(stream)
     try:
-        write_atomic(path, stream.getvalue())
+        write_atomic(path, ply_parts(splats, left))
     except OSError as error:
         raise UserError(
             f"cannot write '{path}': {error.strerror}; free some space or choose another -m",
             ExitCode.FILE_SYSTEM,
         ) from error
-    return int(len(rows) - drawable.sum())
+    return count - left
+
+
+def ply_parts(splats: Splats, num_rows: int) -> Iterator[bytes]:
+    """The bytes of a file in parts, so that a large one takes little memory.
+
+    Args:
+        num_rows: how many of the splats can be drawn.
+    """
+    names = _property_names(3 * splats.shN.shape[1])
+    properties = "".join(f"property float {name}\n" for name in names)
+    head = f"ply\nformat binary_little_endian 1.0\nelement vertex {num_rows}\n"
+    yield f"{head}{properties}end_header\n".encode("ascii")
+    for rows in _drawable_rows(splats):
+        yield rows.astype("<f4", copy=False).tobytes()
+
+
+def _drawable_rows(splats: Splats) -> Iterator[Float32[np.ndarray, "n P"]]:
+    """The rows that viewers can draw, some at a time."""
+    for start in range(0, len(splats.means), ROWS_AT_A_TIME):
+        part = slice(start, start + ROWS_AT_A_TIME)
+        rows = _rows(Splats(**{f.name: getattr(splats, f.name)[part] for f in fields(splats)}))
+        drawable = np.isfinite(rows).all(axis=1)
+        norms = np.linalg.norm(rows[:, -len(ROTATION) :].astype(np.float64), axis=1)
+        yield rows[drawable & (norms > SMALLEST_QUATERNION)]
 
 
 def read_ply(path: Path, messages: Messages | None = None) -> Splats:
@@ -89,6 +115,7 @@ def read_ply(path: Path, messages: Messages | None = None) -> Splats:
     try:
         header = check_header(path)
         num_rest = _check_properties(header, path)
+        _check_memory(header, path)
         table = plyfile.PlyData.read(path)["vertex"].data
     except OSError as error:
         code = ExitCode.BAD_INPUT if isinstance(error, FileNotFoundError) else ExitCode.FILE_SYSTEM
@@ -124,10 +151,9 @@ def _rows(splats: Splats) -> Float32[np.ndarray, "N P"]:
     return torch.cat([column.detach().cpu().float() for column in columns], dim=1).numpy()
 
 
-def _layout(num_rest: int) -> np.dtype[np.void]:
+def _property_names(num_rest: int) -> tuple[str, ...]:
     rest = (f"f_rest_{i}" for i in range(num_rest))
-    names = (*POSITION, *NORMAL, *COLOR, *rest, *OPACITY, *SCALE, *ROTATION)
-    return np.dtype([(name, "<f4") for name in names])
+    return (*POSITION, *NORMAL, *COLOR, *rest, *OPACITY, *SCALE, *ROTATION)
 
 
 def _columns(table: np.ndarray, names: tuple[str, ...]) -> Float32[Tensor, "N P"]:
@@ -135,6 +161,21 @@ def _columns(table: np.ndarray, names: tuple[str, ...]) -> Float32[Tensor, "N P"
     for index, name in enumerate(names):
         columns[:, index] = table[name]
     return torch.from_numpy(columns)
+
+
+def _check_memory(header: PlyHeader, path: Path) -> None:
+    """Refuse a file that cannot be held, before the system ends the process for it.
+
+    Raises:
+        UserError: its rows take more than the memory that is free.
+    """
+    needed = sum(4 * e.count * len(e.properties) * COPIES_READ for e in header.elements)
+    free = host_memory().free
+    if needed > free:
+        raise UserError(
+            f"reading {path} takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB of memory are free",
+            ExitCode.MEMORY,
+        )
 
 
 def _check_properties(header: PlyHeader, path: Path) -> int:

@@ -13,13 +13,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from arguments.config import ProxyLists
+from arguments.messages import ExitCode, UserError
 from gaussian_renderer import Filter, Render, render, render_sets
 from masks.maskers import Masker
 from scene.cameras import Cameras
 from scene.gaussians import Gaussians, select_rows, smoothing_filter
-from training.densification import GrowthState, Strategy
+from training.densification import LIKELY_REASONS, GrowthState, Refinement, Strategy
 from training.optimizers import Follower, GaussianAdam
 from training.rows import RowMap, edited, morton_order
+
+MOST_SPARED_ROUNDS = 2  # in a row; the next one ends the run
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class TrainedBranch:
         maskers: used in turn, one a step.
         has_filter: the 3D smoothing filter is in use.
         proxy: the branch that averages this one.
+        num_degenerate: Gaussians pruned in this session because nothing could draw them.
+        spared_rounds: rounds of growth in a row that pruned nothing, since too few would be left.
     """
 
     name: str
@@ -77,6 +82,8 @@ class TrainedBranch:
     maskers: tuple[Masker, ...]
     has_filter: bool
     proxy: "ProxyBranch | None" = None
+    num_degenerate: int = 0
+    spared_rounds: int = 0
 
     def render(self, cameras: Cameras, settings: RenderSettings) -> Render:
         """The views with gradients."""
@@ -102,13 +109,36 @@ class TrainedBranch:
         self.maskers[update.turn].update(update.frozen)
 
     def refine(self, step: int, generator: torch.Generator) -> bool:
-        """Grow and prune when due after `step` updates; True when the rows are others now."""
+        """Grow and prune when due after `step` updates; True when the rows are others now.
+
+        Raises:
+            UserError: pruning would have left nothing to go on with, again and again.
+        """
         refinement = self.strategy.refine(self.growth, self.gaussians, step)
+        self._note(refinement, step)
         if refinement.plan is not None:
             self._edit(refinement.plan.row_map(), generator)
         if refinement.opacity_ceiling is not None:
             self._lower_opacities(refinement.opacity_ceiling)
         return refinement.plan is not None
+
+    def _note(self, refinement: Refinement, step: int) -> None:
+        """Keep count of what goes wrong.
+
+        Raises:
+            UserError: see `refine`.
+        """
+        self.num_degenerate += refinement.num_degenerate
+        if refinement.plan is None:
+            return
+        self.spared_rounds = self.spared_rounds + 1 if refinement.num_spared else 0
+        if self.spared_rounds > MOST_SPARED_ROUNDS:
+            raise UserError(
+                f"step {step}: {refinement.num_spared} of {len(self.gaussians)} Gaussians of "
+                f"branch {self.name} are transparent, for {self.spared_rounds} rounds now; "
+                f"{LIKELY_REASONS}",
+                ExitCode.NUMERICAL,
+            )
 
     @torch.no_grad()
     def renew_filter(self, cameras: list[Cameras]) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from arguments.config import TrainConfig
 from arguments.messages import ExitCode, Messages, UserError
 from arguments.serialization import from_plain, to_plain
-from scene.atomic import remove_stale, write_atomic
+from scene.atomic import make_folder, remove_stale, write_atomic
 from scene.tensor_file import TensorFileError, digest, read_tensors, write_tensors
 from training.state import TrainState
 
@@ -83,10 +83,13 @@ def save(
         OSError: the file system refused; older checkpoints are untouched.
     """
     folder = model_path / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = path_of(model_path, state.step)
-    path.with_suffix(".json").unlink(missing_ok=True)  # of an earlier save of the same step
-    digests = write_tensors(path, state.tensors())
+    tensors = state.tensors()
+    digests = _digests_on_disk(path)
+    if digests is None or digests != {name: digest(tensor) for name, tensor in tensors.items()}:
+        path.with_suffix(".json").unlink(missing_ok=True)  # of other tensors of the same step
+        digests = write_tensors(path, tensors)
     manifest = Manifest(state.step, seconds, rollbacks, dataset, config, digests)
     write_atomic(path.with_suffix(".json"), _text({"format": FORMAT, **to_plain(manifest)}))
     kept = _by_age(folder)[: config.run.keep_checkpoints]
@@ -96,6 +99,20 @@ def save(
         old.with_suffix(".json").unlink(missing_ok=True)
         old.unlink(missing_ok=True)
     return path
+
+
+def _digests_on_disk(path: Path) -> dict[str, int] | None:
+    """Those of a whole checkpoint that is there already; None where there is none.
+
+    What is there is not written again: the only checkpoint of a run must never be away.
+    """
+    try:
+        manifest = _read_manifest(path.with_suffix(".json"))
+        for _ in _verified(path, manifest):
+            pass
+    except UserError:
+        return None
+    return manifest.digests
 
 
 def path_of(model_path: Path, step: int) -> Path:

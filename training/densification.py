@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from arguments.config import DensificationConfig, StrategyName
+from arguments.messages import ExitCode, UserError
 from gaussian_renderer import Render
 from scene.gaussians import Gaussians
 from training.rows import EditPlan
@@ -20,6 +21,9 @@ from training.schedule import Schedule
 
 LARGE_SCALE = 0.1  # share of the extent above which `default` prunes after its first reset
 FEWEST_GAUSSIANS = 100  # no round of pruning leaves fewer of a set that has more
+LARGEST_LOG_SCALE = 43.0  # either way; beyond it a variance is no normal number of 32 bits
+SMALLEST_QUATERNION = 1e-12
+LIKELY_REASONS = "look at the scene's scale, the share of masked pixels and outlying cameras"
 RESET_FACTOR = 2.0  # an opacity reset leaves this multiple of the pruning threshold
 
 
@@ -45,10 +49,17 @@ class GrowthState:
 
 @dataclass(frozen=True)
 class Refinement:
-    """What a strategy wants done after a step."""
+    """What a strategy wants done after a step.
+
+    Attributes:
+        num_degenerate: Gaussians that the plan removes because nothing can draw them.
+        num_spared: Gaussians that would have gone too, had that left enough to go on with.
+    """
 
     plan: EditPlan | None = None
     opacity_ceiling: float | None = None
+    num_degenerate: int = 0
+    num_spared: int = 0
 
 
 NOTHING = Refinement()
@@ -129,15 +140,45 @@ class GradientStrategy:
 
     @torch.no_grad()
     def refine(self, state: GrowthState, gaussians: Gaussians, step: int) -> Refinement:
-        """At the end of an interval, what grows and what goes."""
+        """At the end of an interval, what grows and what goes.
+
+        Raises:
+            UserError: hardly any Gaussian can be drawn any more.
+        """
         ceiling = None
         if self.schedule.resets_at(step):
             ceiling = RESET_FACTOR * self.config.prune_opacity
-        if not self.schedule.grows_at(step):
+        if not self.schedule.grows_at(step) and not self.schedule.cleans_at(step):
             return Refinement(None, ceiling) if ceiling else NOTHING
-        return Refinement(self._plan(state, gaussians, step), ceiling)
+        bad = undrawable(gaussians)
+        num_bad = int(bad.sum())
+        if num_bad and collapses(len(bad), len(bad) - num_bad):
+            raise UserError(
+                f"step {step}: {num_bad} of {len(bad)} Gaussians cannot be drawn any more; "
+                f"{LIKELY_REASONS}",
+                ExitCode.NUMERICAL,
+            )
+        if not self.schedule.grows_at(step):
+            none = torch.zeros_like(bad)
+            return Refinement(EditPlan(~bad, none, none) if num_bad else None, ceiling, num_bad)
+        faint = self._faint(gaussians, step) & ~bad
+        left = len(bad) - num_bad - int(faint.sum())
+        spared = len(bad) - num_bad - left if collapses(len(bad), left) else 0
+        prune = bad if spared else bad | faint
+        return Refinement(self._plan(state, gaussians, prune), ceiling, num_bad, spared)
 
-    def _plan(self, state: GrowthState, gaussians: Gaussians, step: int) -> EditPlan:
+    def _faint(self, gaussians: Gaussians, step: int) -> Bool[Tensor, " N"]:
+        """What has become too transparent, or too large."""
+        faint = gaussians.opacity_logits.sigmoid() < self.config.prune_opacity
+        resets = self.schedule.reset_every
+        if not self.needs_absgrad and resets and step > resets:
+            largest = gaussians.log_scales.amax(dim=1).exp()
+            faint |= largest > LARGE_SCALE * self.scene_scale
+        return faint
+
+    def _plan(
+        self, state: GrowthState, gaussians: Gaussians, prune: Bool[Tensor, " N"]
+    ) -> EditPlan:
         seen = state.count.clamp_min(1)
         mean_grad = state.grad_sum / seen
         grow = mean_grad >= self.config.densify_grad_threshold
@@ -145,18 +186,19 @@ class GradientStrategy:
             mean_abs = state.absgrad_sum / seen
             grow |= mean_abs >= nth_largest(mean_abs, int(grow.sum()))
         largest = gaussians.log_scales.amax(dim=1).exp()
-        prune = gaussians.opacity_logits.sigmoid() < self.config.prune_opacity
-        if (
-            not self.needs_absgrad
-            and self.schedule.reset_every
-            and step > self.schedule.reset_every
-        ):
-            prune |= largest > LARGE_SCALE * self.scene_scale
-        if collapses(len(prune), int((~prune).sum())):
-            prune = torch.zeros_like(prune)
         grow = within_cap(grow & ~prune, mean_grad, self.max_gaussians - int((~prune).sum()))
         split = grow & (largest > self.config.percent_dense * self.scene_scale)
         return EditPlan(keep=~prune & ~split, clone=grow & ~split, split=split)
+
+
+def undrawable(gaussians: Gaussians) -> Bool[Tensor, " N"]:
+    """Gaussians without shape: a number that is none, no rotation, a variance beyond float32."""
+    shaped = gaussians.log_scales.abs().amax(dim=1) <= LARGEST_LOG_SCALE
+    shaped &= gaussians.quats.norm(dim=1) > SMALLEST_QUATERNION
+    for _, parameter in gaussians.parameters():
+        finite = parameter.isfinite()
+        shaped &= finite if finite.dim() == 1 else finite.flatten(1).all(dim=1)
+    return ~shaped
 
 
 def collapses(before: int, after: int) -> bool:

@@ -9,14 +9,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from arguments.failures import is_out_of_memory
+from arguments.failures import is_lost_gpu, is_out_of_memory
 from arguments.messages import ExitCode, Messages, UserError
 from arguments.serialization import to_json
 from scene.atomic import write_atomic
 from scene.host_memory import host_memory
 from scene.tensor_file import write_tensors
-from training.densification import FEWEST_GAUSSIANS
+from training.densification import FEWEST_GAUSSIANS, LIKELY_REASONS
 from training.losses import NonFiniteError
+from training.schedule import CLEAN_EVERY
 from training.state import TrainState
 from training.step import StepStats
 
@@ -73,7 +74,12 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def diagnose(failure: Exception, state: TrainState) -> Trouble | None:
-    """What is wrong with the run when a step failed so; None where the failure is another one."""
+    """What is wrong with the run when a step failed so; None where the failure is another one.
+
+    A GPU on which a kernel has failed is not asked anything any more.
+    """
+    if is_lost_gpu(failure):
+        return None
     if is_out_of_memory(failure):
         return Trouble(f"out of memory with {len(state.result)} Gaussians", ExitCode.MEMORY)
     bad = find_bad(state)
@@ -123,6 +129,8 @@ class Health:
         self._looks = 0
         self._growth_since = state.step
         self._growth = state.trained[0].growth
+        self._counted_since = state.step
+        self._counted = sum(branch.num_degenerate for branch in state.trained)
 
     def after_step(self, stats: StepStats) -> None:
         """The loss, and one parameter of one branch in turn; reads from the device.
@@ -162,11 +170,12 @@ class Health:
         if count <= FEWEST_GAUSSIANS:
             self._warn_once(
                 "count",
-                f"only {count} Gaussians are left and no more are pruned; look at the scene's "
-                "scale, the share of masked pixels and outlying cameras",
+                f"only {count} Gaussians are left and no more are pruned; {LIKELY_REASONS}",
             )
+        self._look_for_spared()
+        self._look_for_degenerate()
         if count >= self._max_gaussians:
-            self._say_once(
+            self._warn_once(
                 "cap",
                 f"step {self._state.step}: {count} Gaussians, as many as may be (--max_gaussians); "
                 "from here on those with the largest gradients grow where others are pruned",
@@ -179,6 +188,28 @@ class Health:
                 f"{count} Gaussians; try --max_gaussians {int(0.7 * count)} or smaller photos (-r)",
                 ExitCode.MEMORY,
             )
+
+    def _look_for_spared(self) -> None:
+        """Warn when a round of growth has pruned nothing, since too few would have been left."""
+        for branch in self._state.trained:
+            if branch.spared_rounds:
+                self._warn_once(
+                    f"spared {branch.name}",
+                    f"step {self._state.step}: nearly all Gaussians of branch {branch.name} are "
+                    f"transparent; none are pruned, or too few would be left; {LIKELY_REASONS}",
+                )
+
+    def _look_for_degenerate(self) -> None:
+        """Say every so often how many Gaussians had to go because nothing could draw them."""
+        if self._state.step - self._counted_since < CLEAN_EVERY:
+            return
+        count = sum(branch.num_degenerate for branch in self._state.trained)
+        if count > self._counted:
+            self._messages.warn(
+                f"steps {self._counted_since} to {self._state.step}: {count - self._counted} "
+                "Gaussians that nothing can draw were pruned"
+            )
+        self._counted, self._counted_since = count, self._state.step
 
     def _look_for_idle(self) -> None:
         """Warn when most Gaussians that were seen have had no gradient at all for long."""
@@ -195,11 +226,6 @@ class Health:
                 f"step {self._state.step}: {idle:.0%} of the visible Gaussians have had no "
                 f"gradient for {IDLE_STEPS} steps; opacities may have been reset too low",
             )
-
-    def _say_once(self, key: str, text: str) -> None:
-        if key not in self._said:
-            self._said.add(key)
-            self._messages.note(text)
 
     def _warn_once(self, key: str, text: str) -> None:
         if key not in self._said:

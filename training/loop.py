@@ -103,7 +103,8 @@ class Run:
         bar = tqdm(
             total=last, initial=state.step, disable=self.config.run.quiet, unit="it", smoothing=0.05
         )
-        with bar, stop_requests() as request:
+        saying = self.messages.through(lambda line: bar.write(line, file=sys.stderr))
+        with bar, saying, stop_requests() as request:
             while state.step < last:
                 trouble = self._train_while_well(last, bar, request)
                 if trouble is not None:
@@ -244,5 +245,6 @@ class Run:
         """Bring run.json up to the present step."""
         state = self.parts.state
         self.record.step, self.record.num_gaussians = state.step, len(state.result)
+        self.record.num_degenerate = sum(branch.num_degenerate for branch in state.trained)
         self.record.peak_bytes = max(self.record.peak_bytes, peak_bytes(state.result.device))
         self.record.write(self.model_path, self.messages)

@@ -15,15 +15,13 @@ from masks.static_sources import thin_hint
 from scene.capture import Capture, CaptureSettings, survey_capture
 from scene.host_memory import host_memory
 from training.branches import RenderSettings
-from training.memory import free_bytes, gaussian_bytes
+from training.memory import GIGA
 from training.setup import Parts, masks_of, num_branches
 from training.step import StepNumbers
 
 PartsOf = Callable[[Capture], Parts]
 
-GIGA = 1e9
 STEP_OVERHEAD = 1.5  # loss, masks and optimizer beside rendering, as a factor (measured on a CPU)
-EXPECTED_GROWTH = 2.0  # Gaussians at the end against the start, for the forecasts
 
 
 def describe_capture(capture: Capture, messages: Messages) -> None:
@@ -52,12 +50,7 @@ def describe_plan(config: TrainConfig, parts: Parts, messages: Messages) -> None
         f"growth: {config.densification.strategy}, every {schedule.grow_every} steps in "
         f"({schedule.grow_from}, {schedule.grow_until}), at most {parts.max_gaussians} Gaussians"
     )
-    count = min(int(len(state.result) * EXPECTED_GROWTH), parts.max_gaussians)
-    device = state.result.device
-    needed = count * gaussian_bytes(*num_branches(config)) / GIGA
-    messages.note(
-        f"memory: about {needed:.2f} GB for Gaussians, {free_bytes(device) / GIGA:.1f} GB free"
-    )
+    messages.note(str(parts.plan))
     seconds = _probe(parts) * (config.run.iterations - state.step)
     messages.note(f"time: about {_readable(seconds)} for {config.run.iterations} steps")
 
@@ -105,7 +98,10 @@ def describe_candidates(config: TrainConfig, capture: Capture, messages: Message
 
 
 def _probe(parts: Parts) -> float:
-    """Seconds of one step with as many Gaussians as there are now, from renders without masks."""
+    """Seconds of one step with as many Gaussians as there are now, from renders without masks.
+
+    Waits for a GPU, so that kernels that do not run there are found before the first step.
+    """
     context, state = parts.context, parts.state
     device = state.result.device
     settings = RenderSettings(

@@ -20,6 +20,7 @@ FREE = frozenset(
         *(f"run.{name}" for name in ("test_iterations", "quiet")),
         *(f"run.{name}" for name in ("start_checkpoint", "resume", "overwrite", "preflight")),
         *(f"run.{name}" for name in ("tensorboard", "accept_changed_data", "cuda_graphs")),
+        "run.check_kernels",
         "mask.candidates",
         "mask.dino_checkpoint",
     )

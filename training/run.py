@@ -12,7 +12,7 @@ from arguments.failures import refusal_of
 from arguments.messages import ExitCode, Messages, UserError, one_line
 from arguments.serialization import to_json
 from arguments.signals import Stopped
-from evaluation.metrics import psnr, quantise
+from evaluation.metrics import psnr, quantise, without_masked
 from gaussian_renderer import render_image
 from masks.maskers import CandidateSource
 from masks.proposals import CandidateFolder, ProposalSettings, propose
@@ -33,7 +33,9 @@ from training.run_folder import (
     Status,
     claimed,
     commit,
+    gaussians_of,
     ply_path,
+    splats_of,
     versions,
 )
 from training.setup import (
@@ -62,6 +64,7 @@ def capture_settings(config: TrainConfig) -> CaptureSettings:
         require_points=model.init == "points",
         keep_outliers=model.keep_outliers,
         follow_links=model.follow_links,
+        max_mp=model.max_mp,
     )
 
 
@@ -87,19 +90,25 @@ def candidates_for(config: TrainConfig, capture: Capture, messages: Messages) ->
 def _measure(
     config: TrainConfig, capture: Capture, context_device: torch.device
 ) -> Callable[[Gaussians], float]:
-    """PSNR of the test views as evaluate.py measures it, mean over the views."""
+    """PSNR of the test views as evaluate.py measures it, to the last bit, mean over the views.
+
+    Of the model as it would be written: its 3D filter folded in.
+    """
 
     def measure(gaussians: Gaussians) -> float:
         scores = []
+        written = gaussians_of(splats_of(gaussians)).map(lambda t: t.to(context_device))
         background = torch.full((3,), float(config.model.white_background), device=context_device)
         for view_id in capture.test:
             picture = render_image(
-                gaussians,
+                written,
                 camera_batch(capture, view_id, context_device),
                 background,
                 filter_2d=config.optimization.filter,
             )[0]
-            scores.append(psnr(quantise(picture).cpu(), capture.image(view_id)))
+            keep = capture.mask(view_id)
+            shown = without_masked(quantise(picture).cpu(), keep)
+            scores.append(psnr(shown, without_masked(capture.image(view_id), keep)))
         return sum(scores) / max(len(scores), 1)
 
     return measure
@@ -156,7 +165,7 @@ def prepare(config: TrainConfig, record: RunRecord, messages: Messages) -> Run:
     config = _capped(config, parts.max_gaussians)  # it may follow from what memory is free today
     device = parts.state.result.device
     record.device, record.num_threads = str(device), torch.get_num_threads()
-    record.max_gaussians = parts.max_gaussians
+    record.max_gaussians, record.plan = parts.max_gaussians, parts.plan
     hooks = Hooks(_progress_log(config), _measure(config, capture, device))
     views = ViewSource(capture, config, device)
     run = Run(config, parts, views, record, messages, hooks)

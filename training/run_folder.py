@@ -17,10 +17,11 @@ import torch
 from arguments.config import TrainConfig
 from arguments.messages import ExitCode, Messages, UserError
 from arguments.serialization import from_plain, to_json
-from scene.atomic import remove_stale, write_atomic
+from scene.atomic import make_folder, remove_stale, write_atomic
 from scene.gaussians import Gaussians
 from scene.ply import Splats, read_ply, write_ply
 from training import checkpoint
+from training.memory import MemoryPlan
 
 Status = Literal["running", "finished", "stopped", "failed"]
 RECORD, CONFIG, LOCK = "run.json", "config.json", "run.lock"
@@ -39,6 +40,8 @@ class RunRecord:
         seconds: training time over all sessions, without loading and writing.
         rollbacks: how often it has gone back to a checkpoint because of bad numbers.
         backoffs: how often it has gone back because memory ran out.
+        num_degenerate: Gaussians that this session has pruned because nothing could draw them.
+        plan: the memory that the run was expected to take, before it began.
         peak_bytes: the most memory that a session has taken, of the GPU or of the host.
     """
 
@@ -52,6 +55,8 @@ class RunRecord:
     peak_bytes: int = 0
     num_gaussians: int = 0
     max_gaussians: int = 0
+    num_degenerate: int = 0
+    plan: MemoryPlan | None = None
     device: str = ""
     num_threads: int = 0
     split_rule: str = ""
@@ -123,7 +128,7 @@ def claimed(config: TrainConfig, messages: Messages) -> Iterator[None]:
     """
     folder = config.model.model_path
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as failure:
         raise _unwritable(folder, failure) from None
@@ -262,7 +267,7 @@ def ply_path(model_path: Path, step: int) -> Path:
 def export(model_path: Path, gaussians: Gaussians, step: int) -> Path:
     """Write the model as INRIA's viewers and tools expect it."""
     path = ply_path(model_path, step)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_ply(path, splats_of(gaussians))
     return path
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from arguments.config import TrainConfig
 
 REFERENCE_ITERATIONS = 30_000
+CLEAN_EVERY = 1000  # steps between two looks for Gaussians without shape, beside growth
 SHORTEST_INTERVAL = 100  # steps between two rounds of growth; fewer views say too little
 
 
@@ -84,9 +85,14 @@ class Schedule:
         ended = self.grow_until <= step < self.iterations - self.filter_every
         return ended and step % self.filter_every == 0
 
+    def cleans_at(self, step: int) -> bool:
+        """Whether Gaussians that nothing can draw are looked for after `step` updates."""
+        return step > 0 and step % CLEAN_EVERY == 0
+
     def refines_at(self, step: int) -> bool:
         """Whether anything happens between the steps once `step` updates are done."""
-        return self.grows_at(step) or self.resets_at(step) or self.filters_at(step)
+        grows = self.grows_at(step) or self.resets_at(step)
+        return grows or self.filters_at(step) or self.cleans_at(step)
 
     def sh_degree_at(self, step: int, highest: int) -> int:
         """Degree of the harmonics in use."""

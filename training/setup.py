@@ -1,7 +1,8 @@
 """From a configuration and a capture to a state that can be trained; decides no schedule."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from simple_knn import mean_squared_distance
@@ -25,7 +26,14 @@ from scene.capture import Capture
 from scene.gaussians import Gaussians, select_rows, smoothing_filter
 from training.branches import Branch, TrainedBranch
 from training.densification import build_strategy
-from training.memory import planned_cap
+from training.memory import (
+    GIGA,
+    MemoryPlan,
+    Workload,
+    free_bytes,
+    most_gaussians,
+    plan_memory,
+)
 from training.optimizers import GaussianAdam
 from training.photos import cameras_of, photo_sets
 from training.randomness import generator
@@ -38,6 +46,8 @@ BRANCH_NAMES = ("a", "b")
 DUAL_AGREEMENT, EMA_AGREEMENT = 1.0, 0.1
 DUAL_QUANTILE, EMA_QUANTILE = 0.90, 0.95
 SMALLEST_CAP = 1000
+# For each pixel of all training photos; every pixel is taken to lie in one candidate segment.
+BANK_BYTES: Mapping[MaskKind, int] = MappingProxyType({"none": 0, "hard": 8, "soft": 12})
 PIXELS_PER_GAUSSIAN = 64  # of all training photos; with fewer a Gaussian is not determined
 
 
@@ -54,14 +64,47 @@ def num_branches(config: TrainConfig) -> tuple[int, int]:
     return len(masks_of(config)), int(config.run.method == "ema")
 
 
-def gaussian_cap(config: TrainConfig, capture: Capture, device: torch.device) -> int:
-    """How many Gaussians a branch may have: as told, else as photos and memory allow."""
-    if config.run.max_gaussians is not None:
-        return config.run.max_gaussians
-    sizes = [capture.views[view_id].camera.size for view_id in capture.train]
-    pixels = sum(width * height for width, height in sizes)
-    planned = min(pixels // PIXELS_PER_GAUSSIAN, planned_cap(device, *num_branches(config)))
-    return max(planned, len(capture.points.xyz), SMALLEST_CAP)
+def plan_of(
+    config: TrainConfig, capture: Capture, device: torch.device, messages: Messages
+) -> MemoryPlan:
+    """How many Gaussians a branch may have, and what that takes: as told, else as memory allows.
+
+    Where memory decides, and where what is told does not fit, it is said.
+    """
+    workload, free = workload_of(config, capture, device), free_bytes(device)
+    told, most = config.run.max_gaussians, max(most_gaussians(workload, free), SMALLEST_CAP)
+    pixels = sum(_pixels(capture, capture.train))
+    wanted = max(pixels // PIXELS_PER_GAUSSIAN, len(capture.points.xyz), SMALLEST_CAP)
+    plan = plan_memory(told or wanted, workload, free)
+    if plan.num_gaussians <= most:
+        return plan
+    what = f"plan: {plan.num_gaussians} Gaussians, {plan.total / GIGA:.1f} GB of {free / GIGA:.1f}"
+    if told is not None:
+        messages.warn(f"{what} GB free; they may not fit, try --max_gaussians {most}")
+        return plan
+    room = "" if most > SMALLEST_CAP else "; smaller photos (-r) or --data_device cpu make room"
+    messages.warn(f"{what} GB free; using cap {most} (--max_gaussians){room}")
+    return plan_memory(most, workload, free)
+
+
+def workload_of(config: TrainConfig, capture: Capture, device: torch.device) -> Workload:
+    """What the run will hold and compute beside Gaussians."""
+    pixels = _pixels(capture, capture.train)
+    is_kept = config.run.data_device in ("auto", device.type)
+    has_masks = config.model.masks is not None or config.model.alpha == "mask"
+    photos = sum(pixels) * (3 + has_masks) if is_kept else 0
+    if device.type == "cpu" and not capture.images:  # they are still to be read
+        photos += sum(_pixels(capture, range(len(capture.views)))) * (3 + has_masks)
+    kinds = [kind for kinds in masks_of(config) for kind in kinds]
+    banks = sum(BANK_BYTES[kind] for kind in kinds)
+    masks = sum(pixels) * banks
+    return Workload(*num_branches(config), max(pixels), photos, masks, device.type)
+
+
+def _pixels(capture: Capture, view_ids: Iterable[int]) -> list[int]:
+    """Pixels of each photo."""
+    cameras = [capture.views[view_id].camera for view_id in view_ids]
+    return [camera.width * camera.height for camera in cameras]
 
 
 def camera_batch(capture: Capture, view_id: int, device: torch.device) -> Cameras:
@@ -75,7 +118,12 @@ class Parts:
 
     state: TrainState
     context: StepContext
-    max_gaussians: int
+    plan: MemoryPlan
+
+    @property
+    def max_gaussians(self) -> int:
+        """No branch ever has more."""
+        return self.plan.num_gaussians
 
 
 def initial_gaussians(
@@ -83,12 +131,13 @@ def initial_gaussians(
 ) -> Gaussians:
     """Gaussians at the points of the capture, at most `cap` of them."""
     xyz, rgb = capture.points.xyz, capture.points.rgb
-    distances = mean_squared_distance(xyz)
-    gaussians = Gaussians.from_points(xyz, rgb.float() / 255, distances, config.model.sh_degree)
     if len(xyz) > cap:
         messages.warn(f"{len(xyz)} points, {cap} allowed (--max_gaussians); a random part is used")
         order = torch.randperm(len(xyz), generator=generator(config.run.seed, 0, "points"))
-        gaussians = select_rows(gaussians, order[:cap].sort().values)
+        rows = order[:cap].sort().values
+        xyz, rgb = xyz[rows], rgb[rows]
+    distances = mean_squared_distance(xyz)  # of those that are left: they have to fill the gaps
+    gaussians = Gaussians.from_points(xyz, rgb.float() / 255, distances, config.model.sh_degree)
     gaussians = select_rows(gaussians, morton_order(gaussians.means))
     return gaussians.map(lambda tensor: tensor.to(device))
 
@@ -99,7 +148,8 @@ def build(
     """Branches, strategies, maskers and the step's context for a fresh run."""
     device = choose_device(config.run.device, messages)
     schedule = Schedule.of(config)
-    cap = gaussian_cap(config, capture, device)
+    plan = plan_of(config, capture, device, messages)
+    cap = plan.num_gaussians
     photos = photo_sets(capture)
     cameras = [cameras_of(capture, one, device) for one in photos]
     start = initial_gaussians(config, capture, cap, device, messages)
@@ -133,7 +183,7 @@ def build(
     )
     state = TrainState(branches)
     state.lay_out()
-    return Parts(state, context, cap)
+    return Parts(state, context, plan)
 
 
 def features_of(config: TrainConfig, device: torch.device) -> FeatureExtractor:

@@ -26,7 +26,8 @@ from evaluation.metrics import psnr, ssim
 from evaluation.run_views import RunRequest, open_masker, open_views
 from scene.capture import load_capture
 from tests.perceptual_weights import backbone, heads
-from training.run import capture_settings, train
+from training.run import capture_settings, prepare, train
+from training.run_folder import RunRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 4
@@ -74,6 +75,32 @@ def dual(tiny_capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def single(tiny_capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run without masks; nothing is rendered or measured."""
     return trained(tiny_capture, tmp_path_factory.mktemp("runs") / "single", "--method", "single")
+
+
+@pytest.mark.parametrize("extra", [(), ("--masks", "mine")], ids=["all", "masked"])
+def test_psnr_during_training_is_that_of_the_written_model(
+    extra: tuple[str, ...], tiny_capture: Path, tmp_path: Path
+) -> None:
+    scene = tmp_path / "scene"
+    shutil.copytree(tiny_capture, scene)
+    (scene / "mine").mkdir()
+    for path in sorted((scene / "images").iterdir())[::2]:
+        with Image.open(path) as photo:
+            levels = np.zeros((photo.height, photo.width), np.uint8)
+        levels[:, ::3] = 255
+        Image.fromarray(levels).save(scene / "mine" / f"{path.stem}.png")
+    out = trained(scene, tmp_path / "run", "--method", "single", *extra)
+    found = measured(out)
+    words = ["-s", str(scene), "-m", str(out), "--method", "single", "--resume", *extra]
+    config = parse_train([*words, "--iterations", str(STEPS)])[0]
+    run = prepare(config, RunRecord("running", 0), Messages(quiet=True))
+    assert run.parts.state.result.filter_3d.any()  # what is measured has it folded in
+    assert run.hooks.measure(run.parts.state.result) == pytest.approx(found.psnr, abs=1e-6)
+    assert found.protocol.masked is bool(extra)
+    said = json.loads((out / "metrics.json").read_text())["protocol"]
+    assert all(
+        said[name] for name in ("name", "quantisation", "ssim_window", "averaging", "resize")
+    )
 
 
 def listed(scene: Path, split: str) -> list[str]:

@@ -74,6 +74,12 @@ def plain(text: str, root: Path) -> str:
         (r"iteration_\d+", "iteration_N"),
         (r"(\d+) of 12 photos had", "N of 12 photos had"),
         (r"/DIR/\S* 場所", "DIR"),
+        (r"\d+ allowed \(--max", "N allowed (--max"),
+        (r"[\d.]+ GB of [\d.]+ GB free; using cap \d+", "N GB of N GB free; using cap N"),
+        (r"torch \d[\w.+]*", "torch N"),
+        (r"Python \d[\d.]*", "Python N"),
+        (r"\S+/torch is used", "DIR/torch is used"),
+        (r"\d+ of 12 photos are in", "N of 12 photos are in"),
     ):
         text = re.sub(pattern, shown, text)
     return text.replace("|", "\\|")

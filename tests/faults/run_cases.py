@@ -8,22 +8,31 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import diff_gaussian_rasterization
 import numpy as np
+import torch
 from PIL import Image
 
+from masks.sam import NETWORKS
+from scene.colmap_binary import POINT
 from scene.ply import read_ply
 from tests.faults.scene_cases import masks as make_masks
 from tests.faults.scene_cases import photo, remove_photos, rename
-from tests.faults.server import ALL, Commands, Fault, Operations, Outcome
+from tests.faults.server import ALL, ROOT, Commands, Fault, Operations, Outcome
+from tests.random_weights import fill_randomly
 from tests.scene_builder import HEIGHT, WIDTH, SceneRows, make_rows, make_scene, write_binary
+from tests.unit.test_doctor import fake_driver
 
 LAST = 12
 FOREVER = "100000"
@@ -180,6 +189,24 @@ def _(stage: Stage) -> Outcome:
     return ended
 
 
+def with_points(scene: Path, count: int) -> None:
+    """So many points without tracks in the model's binary file."""
+    rows = np.zeros(count, POINT)
+    rows["id"] = np.arange(count)
+    rows["xyz"] = np.random.default_rng(0).normal(size=(count, 3))
+    path = scene / "sparse" / "0" / "points3D.bin"
+    path.write_bytes(np.uint64(count).tobytes() + rows.tobytes())
+
+
+@case("B16", "more points than memory allows", r"300000 points, \d+ allowed \(--max_gaussians\)", 0)
+def _(stage: Stage) -> Outcome:
+    with_points(stage.scene, 300_000)
+    ended = stage.train(more_memory=600 << 20)
+    model = read_ply(next(stage.out.glob("point_cloud/*/*.ply")))
+    assert stage.record()["max_gaussians"] >= len(model.means) > 50_000
+    return ended
+
+
 # ---- C. Images
 
 
@@ -203,6 +230,52 @@ def _(stage: Stage) -> Outcome:
     sized((48, 64))(rows)
     make_scene(stage.root / "scene", rows)
     return stage.train()
+
+
+@case("C4", "a photo of 184 megapixels", r"1 photos of more than 178 MP \(--max_mp\)", 0)
+def _(stage: Stage) -> Outcome:
+    rows = make_rows()
+    sized((20_000, 9_200), count=1)(rows)
+    make_scene(stage.root / "scene", rows)
+    Image.new("L", (20_000, 9_200), 90).save(photo(stage.scene), quality=50)
+    ended = stage.train("-r", "64")
+    assert ended.peak_bytes < 400 << 20  # whole, as RGB, it takes 550 MB, and as much again
+    return ended
+
+
+@case(
+    "C4", "the same where its size is wanted", r"184 MP to decode, 178 are allowed; .*; excluded", 0
+)
+def _(stage: Stage) -> Outcome:
+    rows = make_rows()
+    sized((20_000, 9_200), count=1)(rows)
+    make_scene(stage.root / "scene", rows)
+    Image.new("L", (20_000, 9_200), 90).save(photo(stage.scene), quality=50)
+    ended = stage.train("-r", "1")
+    assert ended.peak_bytes < 400 << 20
+    return ended
+
+
+@case("C10", "a photo removed during the run", "done in", 0, "photos are read at the start")
+def _(stage: Stage) -> Outcome:
+    def remove(_: int) -> None:
+        signalled_at = time.monotonic() + 60
+        while not any(stage.out.glob("checkpoints/*.json")) and time.monotonic() < signalled_at:
+            time.sleep(0.002)
+        photo(stage.scene).unlink()
+
+    ended = stage.train("--iterations", "200", meanwhile=remove)
+    assert not photo(stage.scene).exists()
+    return ended
+
+
+@case(
+    "C10", "a photo removed before the resume", r"error: .*photos.* changed since", 8, "untouched"
+)
+def _(stage: Stage) -> Outcome:
+    stage.trained()
+    photo(stage.scene).unlink()
+    return stage.untouched(lambda: stage.train("--resume", "--iterations", "20"))
 
 
 @case("C10", "a photo changed before the resume", r"photos changed since", 8, "old run untouched")
@@ -251,6 +324,46 @@ def _(stage: Stage) -> Outcome:
     return ended
 
 
+@case(
+    "G4",
+    "SIGTERM during a mask run",
+    r"stopped by SIGTERM before it was done; \d+ of 12 photos are in .*, the same command goes on",
+    143,
+    "files of the photos done; the next call makes the others",
+)
+def _(stage: Stage) -> Outcome:
+    words = ("masks.__main__", "-s", str(stage.scene), "-o", str(stage.out))
+    send = signalled(signal.SIGTERM, "img_0002.npz")(stage.out)
+    stopped = stage.commands.run(*words, meanwhile=send)
+    done = len(list(stage.out.glob("*.npz")))
+    assert 3 <= done < 12
+    assert f"; {done} of 12 photos" in stopped.stderr
+    assert list(stage.out.glob("*.tmp")) == []
+    again = stage.commands.run(*words)
+    assert f"{done} of 12 photos had been done before" in again.stderr
+    return stopped
+
+
+@case(
+    "D8",
+    "Segment Anything out of memory, on the CPU too",
+    r"^error: out of memory at '.*' with one point at a time at 1/4 of its size; free some",
+    5,
+    "nothing unfinished",
+)
+def _(stage: Stage) -> Outcome:
+    network = NETWORKS["kornia"]("mobile_sam")
+    fill_randomly(network)
+    weights = stage.root / "mine.pt"
+    torch.save(network.state_dict(), weights)
+    words = ("masks.__main__", "-s", str(stage.scene), "-o", str(stage.out), "--kind", "mobile_sam")
+    words += ("--sam-checkpoint", str(weights), "--points-per-side", "1", "--device", "cpu")
+    ended = stage.commands.run(*words, more_memory=300 << 20)
+    assert ended.stderr.count("out of memory at 'img_0000.jpg'") > 3
+    assert list(stage.out.glob("*.tmp")) == []
+    return ended
+
+
 # ---- E. Numbers; more in test_numbers.py
 
 
@@ -261,6 +374,33 @@ def _(stage: Stage) -> Outcome:
         point.xyz[2] = -50.0
     write_binary(rows, stage.scene / "sparse" / "0")
     return stage.train()
+
+
+@case("E5", "more Gaussians than may be", r"^warning: step 12: 230 Gaussians, as many as may be", 0)
+def _(stage: Stage) -> Outcome:
+    growing = ("--densify_grad_threshold", "1e-12", "--densification_interval", "2")
+    ended = stage.train("--max_gaussians", "230", "--densify_from_iter", "1", *growing)
+    assert len(read_ply(next(stage.out.glob("point_cloud/*/*.ply"))).means) == 230
+    assert stage.record()["max_gaussians"] == 230
+    assert sum("as many as may be" in text for text in stage.record()["warnings"]) == 1
+    return ended
+
+
+@case(
+    "E4",
+    "all Gaussians become transparent",
+    r"error: step 9: 200 of 200 Gaussians .* transparent, for 3 rounds now; look at the",
+    7,
+    "the last checkpoint, no model",
+)
+def _(stage: Stage) -> Outcome:
+    rounds = ("--densify_from_iter", "1", "--densification_interval", "3", "--densify_until_iter")
+    faint = ("--prune_opacity", "0.999", "--densify_grad_threshold", "1e9")
+    ended = stage.train(*rounds, "12", *faint, "--checkpoint_every", "5")
+    assert (stage.out / "checkpoints" / "step_000005.json").is_file()
+    assert not any(stage.out.glob("point_cloud/*/*"))
+    assert (stage.record()["status"], stage.record()["step"]) == ("failed", 9)
+    return ended
 
 
 @case("E6", "everything masked", r"keep no pixel of any image; --invert-masks\?", 3)
@@ -313,9 +453,24 @@ def _(stage: Stage) -> Outcome:
 # ---- F. Resources
 
 
-@case("F4", "host memory short", r"error: out of memory", 5, "no model under a final name")
+@case("F1", "memory too small by forecast", r"^warning: plan: 300000 Gaussians, .*; using cap", 0)
 def _(stage: Stage) -> Outcome:
-    ended = stage.train("-r", "6000", more_memory=400 << 20)  # the photos alone take 970 MB
+    with_points(stage.scene, 300_000)
+    ended = stage.train(more_memory=600 << 20)
+    record = stage.record()
+    plan = record["plan"]
+    assert plan["num_gaussians"] == record["max_gaussians"] < 300_000
+    parts = ("gaussians", "photos", "masks", "pictures", "lists", "reserve")
+    assert 0 < sum(plan[name] for name in parts) <= plan["free"] <= 600 << 20
+    lines = ended.stderr.splitlines()
+    (said,) = (i for i, line in enumerate(lines) if "plan: " in line and "tile lists" in line)
+    assert "time: about" in lines[said + 1]
+    return ended
+
+
+@case("F4", "host memory short", r"error: .*out of memory", 5, "no model under a final name")
+def _(stage: Stage) -> Outcome:
+    ended = stage.train("-r", "3000", more_memory=400 << 20)  # the photos take 240 MB twice
     assert not any(stage.out.glob("point_cloud/*/point_cloud.ply"))
     assert stage.record()["code"] == 5
     return ended
@@ -369,6 +524,26 @@ def _(stage: Stage) -> Outcome:
 def _(stage: Stage) -> Outcome:
     gone = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "TORCH_HOME"), "/nonexistent")
     return stage.train(environment=gone)
+
+
+@case(
+    "F12",
+    "no network at all",
+    r"written: .*metrics.json",
+    0,
+    "model, pictures, metrics; lpips: null",
+)
+def _(stage: Stage) -> Outcome:
+    ended = stage.train("--eval", "--method", "dual", has_network=False)
+    assert ended.code == 0, ended.stderr
+    shown = stage.commands.run("render", "-m", str(stage.out), has_network=False)
+    assert shown.code == 0, shown.stderr
+    measured = evaluated(stage, has_network=False)
+    metrics = json.loads((stage.out / "metrics.json").read_text())
+    assert metrics["psnr"] > 0
+    assert metrics["lpips_reason"]
+    assert list(stage.out.glob("renders/test/*/*.png"))
+    return measured
 
 
 # ---- G. Interruption and checkpoints
@@ -555,10 +730,15 @@ def evaluated(stage: Stage, *extra: str, **options: object) -> Outcome:
     return stage.commands.run(*words, **options)  # type: ignore[arg-type]
 
 
-@case("I1", "metrics after training and from disk", r"written: .*metrics.json", 0, "metrics.json")
+@case("I1", "metrics after training and from disk", r"written: .*metrics.json", 0, "the same PSNR")
 def _(stage: Stage) -> Outcome:
-    stage.trained("--eval", "--test_iterations", str(LAST))
-    return evaluated(stage)
+    ended = stage.train("--eval", "--test_iterations", str(LAST))
+    (said,) = re.findall(r"step 12: test PSNR ([\d.]+) dB", ended.stderr)
+    measured = evaluated(stage)
+    metrics = json.loads((stage.out / "metrics.json").read_text())
+    assert said == f"{metrics['psnr']:.2f}"
+    assert metrics["protocol"]["name"].startswith("nerfbaselines")
+    return measured
 
 
 @case("I3", "no test photos", r"the test split is empty", 0, "no metrics.json")
@@ -594,6 +774,69 @@ def _(stage: Stage) -> Outcome:
 
 
 # ---- K. Surroundings
+
+
+def doctor(**environment: str) -> Outcome:
+    """The doctor as a process of its own."""
+    words = [sys.executable, "-m", "arguments.doctor"]
+    environment = {"CUDA_VISIBLE_DEVICES": "", **environment}
+    ended = subprocess.run(
+        words, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    return Outcome(ended.returncode, ended.stderr, 0, 0.0, 0)
+
+
+def before_all(folder: Path) -> str:
+    """A PYTHONPATH that has a folder before all others."""
+    return os.pathsep.join([str(folder), *filter(None, sys.path)])
+
+
+def copied_rasterizer(stage: Stage) -> Path:
+    """A folder with the rasterizer's package less its compiled library."""
+    package = Path(diff_gaussian_rasterization.__file__).parent
+    hidden = shutil.ignore_patterns("*.so", "__pycache__")
+    return shutil.copytree(package, stage.root / "site" / package.name, ignore=hidden)
+
+
+@case("K1", "doctor on a machine without compiler and GPU", r"^CPU only: ok", 0, "nothing")
+def _(stage: Stage) -> Outcome:
+    only_python = stage.root / "bin"
+    only_python.mkdir()
+    return doctor(PATH=str(only_python))
+
+
+@case("K2", "doctor: the rasterizer is not built", r"rasterizer is not built; run: ", 4)
+def _(stage: Stage) -> Outcome:
+    return doctor(PYTHONPATH=before_all(copied_rasterizer(stage).parent))
+
+
+@case("K2", "doctor: built for another torch", r"built for another torch or system", 4)
+def _(stage: Stage) -> Outcome:
+    package = copied_rasterizer(stage)
+    (package / "_C.so").write_bytes(b"not for this system")
+    return doctor(PYTHONPATH=before_all(package.parent))
+
+
+@case("K2", "doctor: two copies of torch", r"two copies of torch: .* is used, .*; run: ", 4)
+def _(stage: Stage) -> Outcome:
+    other = stage.root / "site" / "torch"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("")
+    return doctor(PYTHONPATH=os.pathsep.join([*filter(None, sys.path), str(other.parent)]))
+
+
+@case("K2", "doctor: a GPU, and a torch without CUDA", r"a GPU \(NVIDIA H200\), but torch", 4)
+def _(stage: Stage) -> Outcome:
+    path = os.pathsep.join([str(fake_driver(stage.root / "bin")), os.environ["PATH"]])
+    return doctor(PATH=path, CUDA_VISIBLE_DEVICES="0", PYTHONPATH=before_all(hidden_cuda(stage)))
+
+
+def hidden_cuda(stage: Stage) -> Path:
+    """A folder whose start-up file makes torch one without CUDA, whatever is installed."""
+    folder = stage.root / "start"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text("import torch.version\ntorch.version.cuda = None\n")
+    return folder
 
 
 @case("K3", "spaces and other letters in paths", r"done in", 0)

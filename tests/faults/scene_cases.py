@@ -513,6 +513,22 @@ CASES = [
         num_views=11,
     ),
     Case(
+        "C4-JPEG-beyond-max_mp",
+        lambda root: None,
+        r"^12 photos of more than 0.002 MP \(--max_mp\) are decoded at a half, a quarter or",
+        None,
+        "notes",
+        {"max_mp": 0.002, "resolution": 4},
+    ),
+    Case(
+        "C4-PNG-beyond-max_mp",
+        save_photo(0, (64, 48), format="PNG"),
+        r"^img_0000.jpg: 0.003072 MP to decode, 0.002 are allowed; smaller photos \(-r, for",
+        None,
+        settings={"max_mp": 0.002, "resolution": 4},
+        num_views=11,
+    ),
+    Case(
         "C5-turned",
         turned_photo,
         r"image is turned by EXIF, COLMAP model is for the other orientation",

@@ -50,6 +50,7 @@ class Fault:
         nth: which operation is hit, from 1; 0 only counts.
         error: errno of the operation; 0 kills the process there.
         is_lasting: every later operation of these kinds fails too.
+        log: file that keeps a record of all operations below the folder; empty keeps none.
     """
 
     folder: str
@@ -57,6 +58,7 @@ class Fault:
     kinds: int = int(ALL)
     error: int = 0
     is_lasting: bool = False
+    log: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Request:
     Attributes:
         more_memory: bytes of address space beyond what the loaded program has; None is no limit.
         gpu_memory: bytes that torch may take of the GPU; None is no limit.
+        has_network: whether connections can be made.
     """
 
     words: tuple[str, ...]
@@ -98,6 +101,7 @@ class Request:
     more_memory: int | None = None
     gpu_memory: int | None = None
     environment: dict[str, str] = field(default_factory=dict)
+    has_network: bool = True
 
 
 class Commands:
@@ -105,7 +109,7 @@ class Commands:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        shim = folder / "shim.so"
+        shim = self.shim = folder / "shim.so"
         compiler = os.environ.get("CC", "cc")
         source = str(Path(__file__).with_name("shim.c"))
         subprocess.run(
@@ -136,10 +140,13 @@ class Commands:
         more_memory: int | None = None,
         gpu_memory: int | None = None,
         environment: dict[str, str] | None = None,
+        has_network: bool = True,
         meanwhile: Callable[[int], None] = lambda pid: None,
     ) -> Outcome:
         """Run a command; `meanwhile` gets its process id as soon as it runs."""
-        request = Request(words, fault, threads, more_memory, gpu_memory, environment or {})
+        request = Request(
+            words, fault, threads, more_memory, gpu_memory, environment or {}, has_network
+        )
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         self._server.stdin.write(json.dumps(asdict(request)) + "\n")
@@ -215,8 +222,12 @@ def _run(request: Request) -> int:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     if request.gpu_memory is not None:
         limit_gpu_memory(request.gpu_memory)
+    if not request.has_network:
+        ctypes.CDLL(None).network_cut()
     if request.fault is not None:
         fault = request.fault
+        if fault.log:
+            ctypes.CDLL(None).fault_log(fault.log.encode())
         ctypes.CDLL(None).fault_arm(
             fault.folder.encode(),
             fault.kinds,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from arguments.failures import LastingStream, report
+from arguments.failures import LastingStream, is_lost_gpu, report
 from arguments.messages import MAX_LINE, ExitCode, UserError
 from arguments.signals import Stopped
 
@@ -42,6 +42,24 @@ def wrong_library(folder: Path) -> BaseException:
     return raised.value
 
 
+def cuda(what: str) -> BaseException:
+    """What torch raises where a call of CUDA has failed: its type and its many lines."""
+    advice = "CUDA kernel errors might be asynchronously reported at some other API call."
+    return torch.AcceleratorError(f"CUDA error: {what}\n{advice}\nFor debugging consider ...\n")
+
+
+LOST = r"CUD.*; this process cannot use the GPU any more; .*--resume.*--check_kernels.*; report /"
+
+
+def test_kernel_that_fails_is_told_from_all_that_can_be_gone_on_from() -> None:
+    lost = [cuda("unspecified launch failure"), cuda("misaligned address")]
+    lost.append(RuntimeError("CUDA driver error: unknown error"))
+    assert all(is_lost_gpu(failure) for failure in lost)
+    others = [out_of_memory(), MemoryError(), cuda("out of memory"), ZeroDivisionError()]
+    others += [RuntimeError("shapes differ"), ValueError("CUDA error: said by a bug of ours")]
+    assert not any(is_lost_gpu(failure) for failure in others)
+
+
 def test_each_failure_has_its_line_and_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,6 +74,14 @@ def test_each_failure_has_its_line_and_code(
         (ImportError("No module named 'tyro'"), 4, r"No module named 'tyro'; the installation"),
         (wrong_library(tmp_path), 4, r"_C\.so.*bash scripts/setup\.sh$"),
         (Stopped("stopped by SIGTERM", 143), 143, r"^stopped by SIGTERM$"),
+        (cuda("no kernel image is available for execution on the device"), 4, r"arguments\.doctor"),
+        (cuda("CUDA driver version is insufficient for CUDA runtime version"), 4, r"doctor says"),
+        (cuda("out of memory"), 5, r"out of memory; lower"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling x"), 5, r"out of mem"),
+        (cuda("an illegal memory access was encountered"), 1, LOST),
+        (cuda("device-side assert triggered"), 1, LOST),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling x"), 1, LOST),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), 1, LOST),
     ]
     for failure, code, says in cases:
         assert report(failure) == code

@@ -1,7 +1,9 @@
 """What the machine allows: the container's memory, and the files that a hostile scene may open."""
 
+import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from scene import host_memory
+from tests.faults.server import Commands
 from tests.scene_builder import make_rows, make_scene, write_binary
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +38,27 @@ def test_container_without_a_limit_has_the_memory_of_the_machine(
     (tmp_path / "memory.max").write_text("max\n")
     monkeypatch.setattr(host_memory, "CGROUP_ROOT", tmp_path)
     assert host_memory.host_memory().total >= usual.total
+
+
+def test_run_without_network_is_one_without_network(commands: Commands) -> None:
+    """The cut itself: a connection that a listening server would take is refused."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        script = (
+            "import ctypes, socket\n"
+            f"try_it = lambda: socket.create_connection(('127.0.0.1', {server.getsockname()[1]}))\n"
+            "try_it().close()\n"
+            "ctypes.CDLL(None).network_cut()\n"
+            "try_it()\n"
+        )
+        ended = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "LD_PRELOAD": str(commands.shim)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert re.search(r"gaierror|Network is unreachable", ended.stderr.splitlines()[-1])
+    assert "line 5" in ended.stderr
 
 
 @pytest.mark.parametrize("how", ["name", "link"])

@@ -13,8 +13,7 @@ from arguments.messages import ExitCode, Messages, UserError
 from scene.gaussians import select_rows
 from scene.host_memory import Memory
 from scene.tensor_file import read_tensors
-from training.densification import FEWEST_GAUSSIANS
-from training.health import IDLE_STEPS, Health
+from training.health import IDLE_STEPS, Health, diagnose
 from training.loop import REPORT_EVERY, Run
 from training.optimizers import GaussianAdam
 from training.recovery import RATE_SHARE, slowed
@@ -201,20 +200,68 @@ def test_other_errors_are_not_taken_for_bad_numbers(make: Callable[..., Run]) ->
     assert run.record.rollbacks == 0
 
 
-def test_set_that_would_vanish_is_not_pruned_and_said(make: Callable[..., Run]) -> None:
-    run = make(
-        *("--method", "single", "--prune_opacity", "0.99", "--densify_grad_threshold", "1e9"),
-        *(
-            "--densification_interval",
-            "5",
-            "--densify_from_iter",
-            "2",
-            "--densify_until_iter",
-            "40",
-        ),
+def test_gpu_that_is_lost_is_not_asked_again_and_nothing_is_rolled_back(
+    make: Callable[..., Run], tmp_path: Path
+) -> None:
+    run = make("--method", "single", "--cuda_graphs", "off")  # a replayed step calls no hook
+    failure = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    def fail(_: torch.Tensor) -> None:
+        raise failure
+
+    gaussians(run, 0, "means").register_hook(fail)
+    with torch.no_grad():  # a look at the numbers would find this
+        gaussians(run, 0, "sh0")[ROW] = torch.nan
+    assert diagnose(failure, run.parts.state) is None
+    with pytest.raises(torch.AcceleratorError):
+        run.train()
+    assert (run.record.rollbacks, run.record.backoffs) == (0, 0)
+    assert [path.name for path in (tmp_path / "checkpoints").glob("*.json")] == ["step_000000.json"]
+
+
+def grows_every(steps: int) -> tuple[str, ...]:
+    """Rounds of growth in which nothing grows."""
+    return (
+        *("--densification_interval", str(steps), "--densify_from_iter", "2"),
+        *("--densify_until_iter", "40", "--densify_grad_threshold", "1e9"),
     )
+
+
+def test_set_that_would_vanish_is_not_pruned_and_said(make: Callable[..., Run]) -> None:
+    run = make("--method", "single", "--prune_opacity", "0.99", *grows_every(15))
+    before = len(run.parts.state.result)
     run.train()
-    assert len(run.parts.state.result) >= FEWEST_GAUSSIANS
+    assert len(run.parts.state.result) == before
+    said = [text for text in run.messages.warnings if "none are pruned" in text]
+    assert len(said) == 1
+    assert "look at the scene's scale, the share of masked pixels and outlying" in said[0]
+
+
+def test_set_that_stays_transparent_ends_the_run_with_its_checkpoint(
+    make: Callable[..., Run], tmp_path: Path
+) -> None:
+    run = make("--method", "single", "--prune_opacity", "0.99", *grows_every(10))
+    with pytest.raises(UserError, match=r"step 30: \d+ of \d+ .* transparent, for 3 rounds") as end:
+        run.train()
+    assert end.value.code == ExitCode.NUMERICAL
+    assert (tmp_path / "checkpoints" / "step_000015.json").is_file()
+    assert not list(tmp_path.glob("point_cloud/*"))
+
+
+def test_degenerate_gaussians_are_pruned_counted_and_said(
+    make: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.health.CLEAN_EVERY", 20)
+    run = make("--method", "single", *grows_every(10))
+    before = len(run.parts.state.result)
+    spoil(run, lambda r: gaussians(r, 0, "log_scales"), -50.0)  # a number, so no roll-back
+    run.train()
+    run.note_progress()
+    assert len(run.parts.state.result) == before - 1
+    assert json.loads((tmp_path / "run.json").read_text())["num_degenerate"] == 1
+    assert run.record.rollbacks == 0
+    said = [text for text in run.messages.warnings if "nothing can draw" in text]
+    assert said == ["steps 20 to 40: 1 Gaussians that nothing can draw were pruned"]
 
 
 def test_few_gaussians_are_said_once(make: Callable[..., Run]) -> None:
@@ -229,8 +276,8 @@ def test_full_set_is_said_once(make: Callable[..., Run]) -> None:
     health = Health(state, len(state.result), messages)
     health.at_report()
     health.at_report()
-    assert len(messages.notes) == 1
-    assert "as many as may be" in messages.notes[0]
+    assert len(messages.warnings) == 1
+    assert "as many as may be" in messages.warnings[0]
 
 
 def test_idle_gaussians_are_said(make: Callable[..., Run]) -> None:

@@ -41,7 +41,8 @@ def test_screen_says_what_was_found_and_writes_nothing(tmp_path: Path) -> None:
         "split: every 8th by name: 10 train, 2 test", "views: 10 train, 2 test", "64x48",
         "points: 200, scene extent ", "candidates: 0/10 in ", "photos: 0.00 GB in memory",
         "no Segment Anything weights in ", "thin model: ",
-        "method: dual, masks: hard; soft", "growth: asymmetric", "memory: about ", "time: about ",
+        "method: dual, masks: hard; soft", "growth: asymmetric", "plan: 1000 Gaussians, ",
+        "mask banks ", "tile lists ", "time: about ",
     ):  # fmt: skip
         assert said in screen, screen
     assert len(messages.notes) + len(messages.warnings) <= LONGEST_SCREEN

@@ -2,12 +2,21 @@
 
 import dataclasses
 
+import pytest
 import torch
 
 from arguments.cli import parse_train
+from arguments.messages import ExitCode, UserError
 from scene.cameras import Cameras
 from scene.gaussians import Gaussians, smoothing_filter
-from training.densification import GrowthState, Strategy, build_strategy, nth_largest, within_cap
+from training.densification import (
+    GrowthState,
+    Refinement,
+    Strategy,
+    build_strategy,
+    nth_largest,
+    within_cap,
+)
 from training.schedule import Schedule
 
 SCHEDULE = dataclasses.replace(
@@ -35,7 +44,7 @@ def state(grads: list[float], absgrads: list[float]) -> GrowthState:
 def test_large_gradients_clone_the_small_and_split_the_large() -> None:
     some = gaussians(3)
     some.log_scales[2] = 0.0  # as large as the scene
-    plan = strategy()._plan(state([0.0, 1.0, 1.0], [0.0, 1.0, 1.0]), some, 10)
+    plan = strategy().refine(state([0.0, 1.0, 1.0], [0.0, 1.0, 1.0]), some, 10).plan
     assert plan.clone.tolist() == [False, True, False]
     assert plan.split.tolist() == [False, False, True]
     assert plan.keep.tolist() == [True, True, False]
@@ -44,14 +53,14 @@ def test_large_gradients_clone_the_small_and_split_the_large() -> None:
 def test_absolute_gradients_add_as_large_a_share_as_signed_ones_select() -> None:
     signed = [1.0, 1.0, 0, 0, 0, 0, 0, 0, 0, 0]
     absolute = [0.0, 0, 0, 0, 0, 0, 0, 0, 1.0, 1.0]
-    grown = strategy()._plan(state(signed, absolute), gaussians(10), 10).clone
+    grown = strategy().refine(state(signed, absolute), gaussians(10), 10).plan.clone
     assert grown.nonzero()[:, 0].tolist() == [0, 1, 8, 9]
-    plain = strategy("default")._plan(state(signed, absolute), gaussians(10), 10).clone
+    plain = strategy("default").refine(state(signed, absolute), gaussians(10), 10).plan.clone
     assert plain.nonzero()[:, 0].tolist() == [0, 1]
 
 
 def test_nothing_grows_when_no_gradient_is_large() -> None:
-    plan = strategy()._plan(state([0.0] * 4, [1.0] * 4), gaussians(4), 10)
+    plan = strategy().refine(state([0.0] * 4, [1.0] * 4), gaussians(4), 10).plan
     assert not plan.clone.any()
     assert plan.keep.all()
 
@@ -59,13 +68,60 @@ def test_nothing_grows_when_no_gradient_is_large() -> None:
 def test_transparent_gaussians_go() -> None:
     some = gaussians(3)
     some.opacity_logits[1] = -10
-    plan = strategy()._plan(state([1.0] * 3, [1.0] * 3), some, 10)
+    plan = strategy().refine(state([1.0] * 3, [1.0] * 3), some, 10).plan
     assert plan.keep.tolist() == [True, False, True]
     assert not plan.clone[1]
 
 
+DEGENERATE = {
+    "no rotation": ("quats", 0.0),
+    "no size": ("log_scales", -50.0),
+    "endless": ("log_scales", 60.0),
+    "nowhere": ("means", torch.nan),
+    "no colour": ("sh0", torch.inf),
+    "no opacity": ("opacity_logits", torch.nan),
+}
+
+
+@pytest.mark.parametrize("name", DEGENERATE)
+@pytest.mark.parametrize("step", [10, 2000], ids=["growth", "afterwards"])
+def test_gaussians_that_nothing_can_draw_go_and_are_counted(name: str, step: int) -> None:
+    parameter, value = DEGENERATE[name]
+    some = gaussians(200)
+    getattr(some, parameter)[3] = value
+    refinement = strategy().refine(state([0.0] * 200, [0.0] * 200), some, step)
+    assert refinement.num_degenerate == 1
+    assert refinement.plan is not None
+    assert (~refinement.plan.keep).nonzero()[:, 0].tolist() == [3]
+    assert not (refinement.plan.clone | refinement.plan.split).any()
+
+
+def test_sound_gaussians_are_left_alone_after_growth() -> None:
+    assert strategy().refine(state([9.0] * 200, [9.0] * 200), gaussians(200), 2000) == Refinement()
+
+
+def test_set_that_nothing_can_draw_ends_the_run_before_it_is_pruned() -> None:
+    some = gaussians(200)
+    some.quats[:150] = 0
+    with pytest.raises(
+        UserError, match=r"150 of 200 Gaussians cannot be drawn.*outlying cam"
+    ) as no:
+        strategy().refine(state([0.0] * 200, [0.0] * 200), some, 2000)
+    assert no.value.code == ExitCode.NUMERICAL
+    assert len(some) == 200
+
+
+def test_transparent_set_is_spared_and_said_by_its_number() -> None:
+    refinement = strategy().refine(
+        state([0.0] * 200, [0.0] * 200), gaussians(200, opacity=1e-4), 10
+    )
+    assert refinement.num_spared == 200
+    assert refinement.plan is not None
+    assert refinement.plan.keep.all()
+
+
 def test_cap_holds_and_takes_the_highest_scores() -> None:
-    plan = strategy(cap=6)._plan(state([1.0, 5.0, 3.0, 4.0], [0.0] * 4), gaussians(4), 10)
+    plan = strategy(cap=6).refine(state([1.0, 5.0, 3.0, 4.0], [0.0] * 4), gaussians(4), 10).plan
     assert plan.clone.tolist() == [False, True, False, True]
     assert len(plan.row_map().source) == 6
 

@@ -1,12 +1,24 @@
 """Decoding rules, INRIA's sizes and the exact area filter."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from scene.images import BadPhotoError, area_mean, decode_photo, resize, working_size
+from scene.images import (
+    BadPhotoError,
+    Header,
+    area_mean,
+    decode_mask,
+    decode_photo,
+    decoded_size,
+    read_header,
+    resize,
+    sizes_held_against_cameras,
+    working_size,
+)
 
 
 def encoded(pixels: np.ndarray, mode: str | None = None, kind: str = "PNG") -> bytes:
@@ -70,6 +82,61 @@ def test_gray_and_palette_become_rgb(mode: str) -> None:
     assert photo.rgb.shape == (4, 4, 3)
     assert (photo.rgb == 255).all()
     assert photo.kinds
+
+
+def test_a_jpeg_too_large_to_be_decoded_whole_shows_the_same_in_part() -> None:
+    y, x = np.mgrid[:403, :605] / 40.0
+    smooth = (127 + 100 * np.stack([np.sin(x), np.cos(y), np.sin(x + y)], axis=-1)).astype(np.uint8)
+    data = encoded(smooth, kind="JPEG")
+    header = Header(605, 403, False, can_shrink=True)
+    size = decoded_size(header, 100, max_mp=0.1)
+    assert size == (152, 101)  # a quarter; an eighth would be less than 100 wide
+    part, whole = decode_photo(data, 0, size).rgb, decode_photo(data, 0).rgb
+    assert part.shape == (101, 152, 3)
+    expected = resize(whole[:400, :600], 150, 100).astype(int)
+    assert np.abs(part[:100, :150] - expected).mean() < 2
+
+
+@pytest.mark.parametrize(
+    ("can_shrink", "resolution", "max_mp", "size"),
+    [
+        (True, 1, 0.3, (605, 403)),  # small enough
+        (True, 8, 0.2, (76, 51)),
+        (True, 200, 0.2, (303, 202)),
+        (False, 8, 0.2, None),
+        (True, 1, 0.2, None),
+        (True, 2, 0.01, None),
+    ],
+)
+def test_size_to_decode_follows_from_working_size_and_limit(
+    can_shrink: bool, resolution: int, max_mp: float, size: tuple[int, int] | None
+) -> None:
+    header = Header(605, 403, False, can_shrink)
+    if size is not None:
+        assert decoded_size(header, resolution, max_mp) == size
+        return
+    with pytest.raises(BadPhotoError, match=r"MP to decode, 0.* are allowed; .*--max_mp"):
+        decoded_size(header, resolution, max_mp)
+
+
+def test_progressive_jpegs_are_not_decoded_in_part(tmp_path: Path) -> None:
+    """Their decoder holds all coefficients of the whole photo."""
+    for name, is_progressive in (("a.jpg", False), ("b.jpg", True)):
+        Image.new("RGB", (64, 48)).save(tmp_path / name, progressive=is_progressive)
+        assert read_header(tmp_path / name, 0.003).can_shrink is not is_progressive
+
+
+def test_pillows_own_limit_is_set_aside_for_a_while_only() -> None:
+    before = Image.MAX_IMAGE_PIXELS
+    with sizes_held_against_cameras():
+        assert Image.MAX_IMAGE_PIXELS is None
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_masks_have_a_limit_of_their_own(tmp_path: Path) -> None:
+    Image.new("1", (20_000, 9_000)).save(tmp_path / "mask.png")  # 180 MP in 23 MB
+    with sizes_held_against_cameras(), pytest.raises(BadPhotoError, match="claims 180 MP"):
+        decode_mask(tmp_path / "mask.png")
 
 
 def test_cmyk_becomes_rgb() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from arguments.messages import ExitCode, Messages, UserError
-from scene.ply import Splats, read_ply, write_ply
+from scene.ply import ROWS_AT_A_TIME, Splats, ply_parts, read_ply, write_ply
 
 
 def random_splats(num_rest: int = 15, count: int = 20) -> Splats:
@@ -30,6 +30,42 @@ def test_what_is_written_is_read(num_rest: int, tmp_path: Path) -> None:
     assert write_ply(tmp_path / "a.ply", splats) == 0
     assert_same(read_ply(tmp_path / "a.ply"), splats)
     assert [path.name for path in tmp_path.iterdir()] == ["a.ply"]
+
+
+def test_rows_are_written_some_at_a_time_and_none_is_lost_between(tmp_path: Path) -> None:
+    splats = random_splats(0, count=2 * ROWS_AT_A_TIME + 3)
+    splats.quats[ROWS_AT_A_TIME] = 0
+    largest = max(len(part) for part in ply_parts(splats, 2 * ROWS_AT_A_TIME + 2))
+    assert largest == ROWS_AT_A_TIME * 17 * 4
+    assert write_ply(tmp_path / "a.ply", splats) == 1
+    left = torch.arange(len(splats.means)) != ROWS_AT_A_TIME
+    expected = Splats(**{f.name: getattr(splats, f.name)[left] for f in fields(Splats)})
+    assert_same(read_ply(tmp_path / "a.ply"), expected)
+
+
+def endless_splats(count: int) -> Splats:
+    """So many splats in the memory of one."""
+    one = random_splats(15, count=1)
+    return Splats(
+        **{f.name: (t := getattr(one, f.name)).expand(count, *t.shape[1:]) for f in fields(Splats)}
+    )
+
+
+def test_more_rows_than_readers_can_count_are_refused_before_writing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="2147483648 Gaussians, readers count to 2147483647"):
+        write_ply(tmp_path / "a.ply", endless_splats(2**31))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_that_memory_cannot_hold_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path, rows = tmp_path / "a.ply", 2**32
+    header = next(ply_parts(random_splats(), rows))
+    with path.open("wb") as stream:
+        stream.write(header)
+        stream.truncate(len(header) + rows * 62 * 4)  # a hole of 1 TB
+    with pytest.raises(UserError, match=r"a\.ply takes 2130\.3 GB, [\d.]+ GB of memory are") as no:
+        read_ply(path)
+    assert no.value.code == ExitCode.MEMORY
 
 
 def test_the_columns_are_those_of_inria(tmp_path: Path) -> None:

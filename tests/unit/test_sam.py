@@ -20,6 +20,7 @@ from masks.imported import ImportSettings
 from masks.sam import (
     NETWORKS,
     RELEASES,
+    Embedding,
     SamKind,
     SegmentAnything,
     build_sam,
@@ -311,7 +312,7 @@ def test_weights_of_another_model_are_refused_in_one_line(checkpoint: Path) -> N
 
 
 @pytest.mark.slow
-def test_fewer_points_are_asked_at_a_time_when_memory_ends(
+def test_fewer_points_then_smaller_photos_are_asked_as_memory_ends(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     asked = SamSettings(
@@ -327,9 +328,55 @@ def test_fewer_points_are_asked_at_a_time_when_memory_ends(
     assert ["2 points" in messages.notes[0], "1 points" in messages.notes[1]] == [True, True]
     assert segmenter.identity("a.jpg") == identity
     network.mask_decoder.most = 0
-    with pytest.raises(UserError, match="one point at a time") as refusal:
+    with pytest.raises(UserError, match="one point at a time at 1/4 of its size; free") as refusal:
         segmenter(photo_of(some_photo()))
     assert refusal.value.code == ExitCode.MEMORY
+    assert ["from 1/2 of" in messages.notes[2], "from 1/4 of" in messages.notes[3]] == [True, True]
+
+
+class Narrow(SegmentAnything):
+    """A device whose memory ends at masks of a photo of more than 50 pixels a side."""
+
+    def enlarge(self, embedding: Embedding, logits: torch.Tensor) -> torch.Tensor:
+        if max(embedding.photo_size) > 50:
+            torch.empty(1 << 60, dtype=torch.uint8)  # the allocator's own words
+        return super().enlarge(embedding, logits)
+
+
+@pytest.mark.slow
+def test_photo_that_memory_does_not_suffice_for_is_segmented_smaller_and_said(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    asked = SamSettings(
+        checkpoint, points_per_side=2, points_per_batch=1, min_iou=0.0, min_stability=0.0
+    )
+    messages = Messages(quiet=True)
+    segmenter = SamSegmenter("mobile_sam", asked, tmp_path, messages)
+    usual = segmenter(photo_of(some_photo()))
+    segmenter._model = Narrow(segmenter._model.network, torch.device("cpu"))
+    layers = segmenter(photo_of(some_photo()))  # 90 x 60, by half
+    assert layers.shape[1:] == usual.shape[1:] == (60, 90)
+    assert layers.max() > 0
+    assert (layers[:, ::2, ::2] == layers[:, 1::2, 1::2]).all()
+    segmenter(photo_of(some_photo(40, 50)))
+    assert [note.split(": ")[1] for note in messages.notes] == [
+        "its segments come from 1/2 of its size"
+    ]
+
+
+@pytest.mark.slow
+def test_other_failures_are_not_taken_for_a_lack_of_memory(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    segmenter = SamSegmenter("mobile_sam", SamSettings(checkpoint), tmp_path, Messages(quiet=True))
+    segmenter._model.network.image_encoder.register_forward_pre_hook(fail_otherwise)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        segmenter(photo_of(some_photo()))
+
+
+def fail_otherwise(*_: object) -> None:
+    """What torch raises for a bug."""
+    raise RuntimeError("shapes differ")
 
 
 @pytest.mark.slow
