@@ -19,6 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import tyro
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,7 +81,8 @@ def find_candidates(scene: Path, jobs: int) -> None:
     """What `python -m masks -s SCENE --sheet_photos 0` writes, by several processes."""
     parts = scene / "candidates.parts"
     # A forked child would inherit locks of torch's threads.
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (1,)) as pool:
         done = [
             pool.submit(find_some, scene, parts / str(number), number, jobs)
             for number in range(jobs)

@@ -366,3 +366,10 @@ def test_lists_that_do_not_fit_are_refused(device: torch.device) -> None:
     smaller = replace(scene.to(torch.float32, requires_grad=False), width=16)
     with pytest.raises(RuntimeError, match="lists must come from a blend of as"):
         rasterization(*smaller.arguments, tile_lists=lists)
+
+
+def test_a_coefficient_that_is_no_number_is_not_taken_for_black(device: torch.device) -> None:
+    scene = make_scene(20, sh_degree=3, device=device)
+    with torch.no_grad():
+        scene.colors[3, 5] = float("nan")
+    assert rasterization(*scene.arguments, sh_degree=3).color.isnan().any()

@@ -251,8 +251,8 @@ __global__ void __launch_bounds__(kThreads)
         if (k < basis_count(Degree))
           for (int j = 0; j < 3; ++j) rgb[j] += basis[k] * rest[3 * (k - 1) + j];
     }
-    if (exists)
-      for (int k = 0; k < 3; ++k) out.colors[3 * row + k] = fmaxf(rgb[k], 0.0f);
+    if (exists)  // not fmaxf, which would take what is no number for black
+      for (int k = 0; k < 3; ++k) out.colors[3 * row + k] = rgb[k] < 0 ? 0.0f : rgb[k];
   }
 }
 
