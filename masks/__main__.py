@@ -14,6 +14,7 @@ from masks.contact_sheet import Tile, write_contact_sheet
 from masks.imported import ImportSettings
 from masks.neighbors import TrackIndex
 from masks.proposals import ProposalSettings, candidate_path, propose
+from masks.reasons import rule
 from masks.sam_segments import SamSettings
 from masks.segments import SegmentKind, SegmentSettings
 from masks.static_sources import SourceSettings, SourceSurroundings, StaticSource, make_sources
@@ -90,7 +91,8 @@ def find_candidates(arguments: MaskArguments, messages: Messages) -> Path:
     propose(capture, folder, settings, messages, overwrite=arguments.overwrite, sources=sources)
     if arguments.sheet_photos:
         path = folder / "contact_sheet.png"
-        write_contact_sheet(path, _tiles(capture, folder, sources, arguments.sheet_photos))
+        tiles = _tiles(capture, folder, sources, arguments.sheet_photos)
+        write_contact_sheet(path, tiles, rule(settings.evidence))
         messages.note(f"look at {path}")
     return folder
 

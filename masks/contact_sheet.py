@@ -4,6 +4,7 @@ Draws what the files and the capture say; decides nothing.
 """
 
 import colorsys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,18 @@ from PIL import Image, ImageDraw
 from arguments.messages import ExitCode, UserError
 from masks.neighbors import DuePoints
 from masks.reasons import label_of
-from masks.static_evidence import EvidenceKind, ProvedPoints, SegmentVerdicts, Verdict
+from masks.static_evidence import (
+    KINDS,
+    EvidenceKind,
+    ProvedPoints,
+    SegmentVerdicts,
+    Verdict,
+)
 from scene.capture import View
 
 TILE_WIDTH = 400
 CAPTION_HEIGHT = 16
+LETTER_WIDTH = 6
 NUM_COLUMNS = 4
 FOUND: dict[EvidenceKind, tuple[int, int, int]] = {
     "tracks": (60, 255, 60),
@@ -130,19 +138,40 @@ def draw_tile(tile: Tile) -> Image.Image:
     return picture
 
 
-def write_contact_sheet(path: Path, tiles: Sequence[Tile]) -> None:
-    """Write the tiles row by row as one PNG.
+def draw_legend(tiles: Sequence[Tile], rule: str, width: int) -> Image.Image:
+    """What the dots mean, and the rule behind the words on the tiles."""
+    lines = textwrap.wrap(rule, max(20, width // LETTER_WIDTH))
+    picture = Image.new("RGB", (width, (1 + len(lines)) * CAPTION_HEIGHT))
+    draw = ImageDraw.Draw(picture)
+    kinds = sorted({points.kind for tile in tiles for points in tile.points}, key=KINDS.index)
+    x = 4
+    for word, color in [(f"{kind}: seen", FOUND[kind]) for kind in kinds] + [("missing", MISSING)]:
+        draw.rectangle((x, 5, x + 6, 11), fill=color)
+        draw.text((x + 10, 2), word, fill=color)
+        x += (len(word) + 5) * LETTER_WIDTH
+    for row, line in enumerate(lines):
+        draw.text((4, 2 + (1 + row) * CAPTION_HEIGHT), line, fill=WHITE)
+    return picture
+
+
+def write_contact_sheet(path: Path, tiles: Sequence[Tile], rule: str) -> None:
+    """Write the tiles row by row as one PNG, and below them the rule that was applied.
 
     Raises:
         UserError: the picture cannot be written.
     """
     pictures = [draw_tile(tile) for tile in tiles]
     columns = min(NUM_COLUMNS, len(pictures))
-    row_height = max(picture.height for picture in pictures)
-    num_rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * TILE_WIDTH, num_rows * row_height))
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture, (i % columns * TILE_WIDTH, i // columns * row_height))
+    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
+    heights = [max(picture.height for picture in row) for row in rows]
+    legend = draw_legend(tiles, rule, columns * TILE_WIDTH)
+    sheet = Image.new("RGB", (legend.width, sum(heights) + legend.height))
+    top = 0
+    for row, height in zip(rows, heights, strict=True):
+        for column, picture in enumerate(row):
+            sheet.paste(picture, (column * TILE_WIDTH, top))
+        top += height
+    sheet.paste(legend, (0, top))
     try:
         sheet.save(path)
     except OSError as error:

@@ -30,9 +30,10 @@ HEADER = (
 def rule(settings: EvidenceSettings) -> str:
     """The rule behind the verdicts, in one line."""
     text = (
-        f"static at {settings.density:g} or more of the expected keypoints (tracks of "
-        f"{settings.min_track_length} or more photos); no verdict below {settings.min_expected:g} "
-        f"expected, {settings.min_expected_in_static:g} inside a static segment"
+        f"static at {settings.density:g} or more of the expected keypoints (in tracks of "
+        f"{settings.min_track_length} or more photos, or proved otherwise); no verdict below "
+        f"{settings.min_expected:g} expected, {settings.min_expected_in_static:g} inside a static "
+        "segment"
     )
     if settings.compare_photos:
         text += (

@@ -54,7 +54,10 @@ def describe_plan(config: TrainConfig, parts: Parts, messages: Messages) -> None
     )
     messages.note(str(parts.plan))
     seconds = _probe(parts) * (config.run.iterations - state.step)
-    messages.note(f"time: about {_readable(seconds)} for {config.run.iterations} steps")
+    # The probe runs from the host; a recorded step waits for the device alone.
+    is_recorded = state.result.device.type == "cuda" and config.run.cuda_graphs != "off"
+    word = "at most" if is_recorded else "about"
+    messages.note(f"time: {word} {_readable(seconds)} for {config.run.iterations} steps")
 
 
 def preflight(

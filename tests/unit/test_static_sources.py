@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from arguments.messages import ExitCode, Messages, UserError
-from masks.contact_sheet import FOUND, Tile, draw_tile
+from masks.contact_sheet import FOUND, TILE_WIDTH, Tile, draw_tile, write_contact_sheet
 from masks.database_source import DatabaseSource
 from masks.feature_source import FeatureSource
 from masks.matched_points import Matches, standing_still
 from masks.neighbors import NONE_DUE
 from masks.proposals import ProposalSettings, propose
-from masks.reasons import WORDS
+from masks.reasons import WORDS, rule
 from masks.static_evidence import (
     KINDS,
     EvidenceSettings,
@@ -364,6 +365,24 @@ def test_the_sheet_draws_what_proved_it_in_its_own_color(walls: Capture) -> None
     picture = np.asarray(draw_tile(tile))
     for kind in KINDS:
         assert (picture == FOUND[kind]).all(axis=2).any()
+
+
+def test_the_sheet_ends_with_the_rule_and_what_the_dots_mean(
+    walls: Capture, tmp_path: Path
+) -> None:
+    labels = np.zeros((1, SIZE, SIZE), np.int32)
+    verdicts = judge_segments(np.ones_like(labels), proof_of_size(), EvidenceSettings())
+    points = [ProvedPoints("features", np.zeros((0, 2), np.float32))]
+    tile = Tile(walls.views[0], walls.image(0).numpy(), labels, verdicts, NONE_DUE, points)
+    write_contact_sheet(tmp_path / "sheet.png", [tile] * 5, rule(EvidenceSettings()))
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        whole = np.asarray(sheet)
+    height = draw_tile(tile).height
+    legend = whole[2 * height :]
+    assert (legend == FOUND["features"]).all(axis=2).any()
+    assert not (legend == FOUND["database"]).all(axis=2).any()
+    assert (legend.min(axis=2) > 128).sum() > 100  # letters
+    assert (whole[height : 2 * height, :TILE_WIDTH] == whole[:height, :TILE_WIDTH]).all()
 
 
 def proof_of_size() -> StaticEvidence:
