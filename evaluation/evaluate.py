@@ -27,6 +27,7 @@ from evaluation.renders import picture_path, rendered_mask_step
 from evaluation.run_views import RunViews, Split
 from scene.atomic import write_atomic
 from scene.capture import View
+from training.setup import masks_of
 
 METRICS = "metrics.json"
 TRUE_MASKS = "gt_distractors"
@@ -220,6 +221,8 @@ def mask_quality(views: RunViews) -> MaskQuality:
     truth = views.run.config.model.source_path / TRUE_MASKS
     if not truth.is_dir():
         return MaskQuality(None, f"the scene has no true masks ({TRUE_MASKS}/)")
+    if set(masks_of(views.run.config)[0]) == {"none"}:
+        return MaskQuality(None, "the run has learnt without masks")
     step = rendered_mask_step(views.run.model_path)
     if step != views.run.step:
         have = "no masks" if step is None else f"masks of step {step}"

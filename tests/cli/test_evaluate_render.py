@@ -175,8 +175,12 @@ def test_mask_iou_counts_the_pixels_of_all_photos(dual: Path, tiny_capture: Path
     assert result.mask_iou == pytest.approx(both / either)
 
 
-def test_mask_iou_is_null_with_a_reason_before_masks_are_rendered(single: Path) -> None:
-    result = measured(single)
+def test_mask_iou_is_null_with_a_reason_before_masks_are_rendered(
+    dual: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(dual, tmp_path / "run"))
+    shutil.rmtree(out / "renders")
+    result = measured(out)
     assert result.mask_iou is None
     assert "render.py" in result.mask_iou_reason
 
@@ -186,7 +190,8 @@ def test_a_run_without_masks_trusts_every_pixel(single: Path, tmp_path: Path) ->
     folder = out / "renders" / "train" / "mask"
     assert all((pixels(folder / name) == 255).all() for name in names(folder))
     assert not (out / "renders" / "test").exists()
-    assert measured(out).mask_iou == 0.0
+    assert measured(out).mask_iou is None
+    assert "without masks" in measured(out).mask_iou_reason
 
 
 def test_a_learnt_mask_comes_from_the_checkpoint(tiny_capture: Path, tmp_path: Path) -> None:
