@@ -135,6 +135,7 @@ class TwinSplat(nerfbaselines.Method):  # type: ignore[misc]  # nerfbaselines ha
         parts = build(self._config, capture, candidates, messages)
         self._config = _capped(self._config, parts.max_gaussians)
         views = ViewSource(capture, self._config, parts.state.result.device)
+        views.show_all_to(parts.context.features)
         if found is not None:
             checkpoint.restore(found, parts.state)
         stepper = choose_stepper(parts.state, views, parts.context, messages)

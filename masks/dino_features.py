@@ -4,15 +4,13 @@ The paper of the method looks at the patch embedding only, one linear map; the t
 blocks know what a patch shows and are the better choice where there is time for them.
 """
 
-import hashlib
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
-from jaxtyping import Float, Float16, Float32, Shaped
+from jaxtyping import Float, Float16, Float32, Int, UInt8
 from torch import Tensor
 
 from masks.dino import PATCH, RELEASE, DinoV2, whole_patches
@@ -40,9 +38,12 @@ class DinoFeatures:
     def __init__(self, network: DinoV2, kind: DinoKind) -> None:
         self._network = network
         self._kind = kind
-        self._photos: OrderedDict[bytes, Float16[Tensor, "h w F"]] = OrderedDict()
-        device = network.pos_embed.device  # constants made in a step would make a GPU wait
-        self._mean, self._std = (torch.tensor(v, device=device) for v in (PHOTO_MEAN, PHOTO_STD))
+        self._known: dict[tuple[int, ...], KnownPhotos] = {}
+        self.device = network.pos_embed.device
+        # Constants made in a step would make a GPU wait.
+        self._mean, self._std = (
+            torch.tensor(v, device=self.device) for v in (PHOTO_MEAN, PHOTO_STD)
+        )
 
     @torch.no_grad()
     def __call__(self, image: Float32[Tensor, "C H W 3"]) -> Float32[Tensor, "C h w F"]:
@@ -63,31 +64,64 @@ class DinoFeatures:
         return self._network(planes)
 
     @torch.no_grad()
-    def residual(
-        self, colors: Sequence[Float[Tensor, "C H W 3"]], photos: Photos
-    ) -> Float[Tensor, "B h w"]:
-        """What `residual_of_vectors` says; on a CPU a photo goes through the network only once.
+    def remember(self, photos: UInt8[Tensor, "V H W 3"]) -> None:
+        """Look at each photo once: on a GPU now, on a CPU when it is first compared.
 
-        A GPU would have to wait for the host to tell one photo from another.
+        Where their features would take more than `MOST_KEPT` with those kept before, none of these
+        is kept, and each is looked at anew whenever it is compared.
         """
-        if photos.device.type != "cpu":
+        known = KnownPhotos(photos, self)
+        kept = sum(other.num_bytes for other in self._known.values())
+        if kept + known.num_bytes > MOST_KEPT:
+            return
+        self._known[tuple(photos.shape[1:3])] = known
+        if self.device.type == "cuda":  # which cannot be asked later what was drawn
+            known.look_at(range(len(photos)))
+
+    @torch.no_grad()
+    def residual(
+        self,
+        colors: Sequence[Float[Tensor, "C H W 3"]],
+        photos: Photos,
+        rows: Int[Tensor, " C"] | None = None,
+    ) -> Float[Tensor, "B h w"]:
+        """What `residual_of_vectors` says, with what is remembered of the photos at `rows`."""
+        known = self._known.get(tuple(photos.shape[1:3]))
+        if known is None or rows is None:
             return residual_of_vectors(colors, photos, self)
-        of_photos = F.normalize(torch.stack([self._of_photo(photo) for photo in photos]), dim=-1)
-        of_colors = F.normalize(self(torch.cat(list(colors))), dim=-1).unflatten(
-            0, (-1, len(photos))
-        )
+        if not rows.is_cuda:
+            known.look_at(rows.tolist())
+        of_photos = F.normalize(known.features[rows].float(), dim=-1)
+        of_colors = F.normalize(self(torch.cat(list(colors))), dim=-1)
+        of_colors = of_colors.unflatten(0, (-1, len(photos)))
         return (1.0 - (of_colors * of_photos).sum(dim=-1)).clamp(0.0, 2.0).flatten(0, 1)
 
-    def _of_photo(self, photo: Shaped[Tensor, "H W 3"]) -> Float32[Tensor, "h w F"]:
-        """Features of one photo, known by its bytes and kept in half precision."""
-        key = hashlib.blake2b(photo.contiguous().numpy().data, digest_size=16).digest()
-        if key not in self._photos:
-            made = self(as_fractions(photo[None]))[0].half()
-            while self._photos and (len(self._photos) + 1) * made.nbytes > MOST_KEPT:
-                self._photos.popitem(last=False)
-            self._photos[key] = made
-        self._photos.move_to_end(key)
-        return self._photos[key].float()
+
+class KnownPhotos:
+    """All photos of one size and, in half precision, the features of those looked at."""
+
+    def __init__(self, photos: UInt8[Tensor, "V H W 3"], extractor: DinoFeatures) -> None:
+        self._photos, self._extractor = photos, extractor
+        first = self._of(0)
+        self.features: Float16[Tensor, "V h w F"] = first.new_empty(len(photos), *first.shape)
+        self.features[0] = first
+        self._seen = {0}
+
+    @property
+    def num_bytes(self) -> int:
+        """What the features take."""
+        return self.features.nbytes
+
+    def look_at(self, rows: Iterable[int]) -> None:
+        """Those photos, unless they are known."""
+        for row in rows:
+            if row not in self._seen:
+                self.features[row] = self._of(row)
+                self._seen.add(row)
+
+    def _of(self, row: int) -> Float16[Tensor, "h w F"]:
+        photo = self._photos[row, None].to(self._extractor.device)
+        return self._extractor(as_fractions(photo))[0].half()
 
 
 def token_size(height: int, width: int) -> tuple[int, int]:

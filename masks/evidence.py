@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from diff_gaussian_rasterization import color_residual, kth_smallest_of_each
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from masks.features import FeatureExtractor, Photos, as_fractions, feature_residual
@@ -34,6 +34,9 @@ class Comparison:
     """Renderings of the same photos by several branches, held against the photos.
 
     What is asked of one rendering is computed for all of them at once, and only when asked for.
+
+    Args:
+        rows: which training photos of their size these are; None for others.
     """
 
     def __init__(
@@ -41,10 +44,11 @@ class Comparison:
         colors: Sequence[Float[Tensor, "C H W 3"]],
         photos: Photos,
         features: FeatureExtractor,
+        rows: Int[Tensor, " C"] | None = None,
     ) -> None:
         self.colors = [color.detach() for color in colors]
         self.photos = photos
-        self._features = features
+        self._features, self._rows = features, rows
         self._medians: Float[Tensor, "P C 1 1"] | None = None
 
     def of(self, number: int) -> "Evidence":
@@ -62,7 +66,7 @@ class Comparison:
     @cached_property
     def by_feature(self) -> list[Float[Tensor, "C H W"]]:
         """One minus the cosine between the features of each rendering and of the photos."""
-        of_all = feature_residual(self.colors, self.photos, self._features)
+        of_all = feature_residual(self.colors, self.photos, self._features, self._rows)
         return list(of_all.split(len(self.photos)))
 
     def thresholds(

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from diff_gaussian_rasterization import patch_residual
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 # Mean and spread of photographs on the web (ImageNet, sRGB in [0, 1]): they centre the vectors, so
@@ -38,9 +38,25 @@ class PatchComparer(Protocol):
     """A feature extractor that has a shorter way to the residual than its features."""
 
     def residual(
-        self, colors: Sequence[Float[Tensor, "C H W 3"]], photos: Photos
+        self,
+        colors: Sequence[Float[Tensor, "C H W 3"]],
+        photos: Photos,
+        rows: Int[Tensor, " C"] | None = None,
     ) -> Float[Tensor, "B h w"]:
-        """What `residual_of_vectors` says of it."""
+        """What `residual_of_vectors` says of it.
+
+        Args:
+            rows: which photos of their size these are, if there is an order of them.
+        """
+        ...
+
+
+@runtime_checkable
+class PhotoMemory(Protocol):
+    """A feature extractor that looks at a photo once, though it is compared again and again."""
+
+    def remember(self, photos: UInt8[Tensor, "V H W 3"]) -> None:
+        """All photos of one size; later calls tell them by their rows here."""
         ...
 
 
@@ -139,7 +155,10 @@ class PatchFilterBank:
         return torch.cat([waves.flatten(3), floor], dim=-1)
 
     def residual(
-        self, colors: Sequence[Float[Tensor, "C H W 3"]], photos: Photos
+        self,
+        colors: Sequence[Float[Tensor, "C H W 3"]],
+        photos: Photos,
+        rows: Int[Tensor, " C"] | None = None,  # noqa: ARG002 - the protocol's
     ) -> Float[Tensor, "B h w"]:
         """What `residual_of_vectors` says; on a GPU by a kernel that keeps no features."""
         if photos.device.type != "cuda":
@@ -193,15 +212,19 @@ def residual_of_vectors(
 
 @torch.no_grad()
 def feature_residual(
-    colors: Sequence[Float[Tensor, "C H W 3"]], photos: Photos, features: FeatureExtractor
+    colors: Sequence[Float[Tensor, "C H W 3"]],
+    photos: Photos,
+    features: FeatureExtractor,
+    rows: Int[Tensor, " C"] | None = None,
 ) -> Float[Tensor, "B H W"]:
     """One minus the cosine between the features, per pixel, in [0, 2].
 
     Args:
         colors: renderings of all photos, each of which is compared in turn.
+        rows: which photos of their size these are; None for others.
     """
     if isinstance(features, PatchComparer):
-        by_patch = features.residual(colors, photos)
+        by_patch = features.residual(colors, photos, rows)
     else:
         by_patch = residual_of_vectors(colors, photos, features)
     size = list(photos.shape[1:3])

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from arguments.config import TrainConfig
+from masks.features import FeatureExtractor, PhotoMemory
 from masks.maskers import PhotoSet
 from scene.cameras import Cameras
 from scene.capture import Capture
@@ -86,6 +87,11 @@ class PhotoBank:
         return stacked.pin_memory() if is_fetched else stacked
 
     @property
+    def images(self) -> UInt8[Tensor, "V H W 3"]:
+        """All photos, where they are stored."""
+        return self._images
+
+    @property
     def is_on_device(self) -> bool:
         """Whether views can be had without the host."""
         return self._images.device.type == self._device.type
@@ -122,6 +128,12 @@ class ViewSource:
         }
         self._places = [places[view_id] for view_id in capture.train]
         self._photo_names = [capture.views[view_id].name for view_id in capture.train]
+
+    def show_all_to(self, features: FeatureExtractor) -> None:
+        """Let features that remember photos know all of them."""
+        if isinstance(features, PhotoMemory):
+            for bank in self.banks:
+                features.remember(bank.images)
 
     def names(self, drawn: list[int]) -> tuple[str, ...]:
         """What the photos of drawn views are called."""

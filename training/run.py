@@ -170,6 +170,7 @@ def prepare(config: TrainConfig, record: RunRecord, messages: Messages) -> Run:
     record.max_gaussians, record.plan = parts.max_gaussians, parts.plan
     hooks = Hooks(_progress_log(config), _measure(config, capture, device))
     views = ViewSource(capture, config, device)
+    views.show_all_to(parts.context.features)
     run = Run(config, parts, views, record, messages, hooks)
     if found is not None:
         checkpoint.restore(found, parts.state)

@@ -287,7 +287,7 @@ def _held_against(
     views: ViewBatch, renders: dict[int, Render], state: TrainState, context: StepContext
 ) -> Shown:
     colors = [render.color for number, render in renders.items() if number < len(state.trained)]
-    return Shown(views, renders, Comparison(colors, views.images, context.features))
+    return Shown(views, renders, Comparison(colors, views.images, context.features, views.rows))
 
 
 def _rows_seen(number: int, shown: list[Shown], context: StepContext) -> Int[Tensor, " N"] | None:
@@ -335,7 +335,7 @@ def _judge(
             return Judged([], [])
         views, color = views.only(camera), color[camera, None]
         first = camera
-        evidence = Comparison([color], views.images, context.features).of(0)
+        evidence = Comparison([color], views.images, context.features, views.rows).of(0)
     result = branch.maskers[mode.turns[number]](evidence, views.rows)
     weight = combine(result.weight, views.keep)
     if camera is not None:

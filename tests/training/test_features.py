@@ -32,6 +32,7 @@ def test_dinov2_serves_a_run_that_asks_for_it(tiny_capture: Path, tmp_path: Path
     options = ("--features", "embedding", "--dino_checkpoint", str(weights))
     run = prepared(tiny_capture, tmp_path / "out", *options)
     assert isinstance(run.parts.context.features, DinoFeatures)
+    assert list(run.parts.context.features._known) == [(48, 64)]  # all photos were shown to it
     stats = EagerStepper(run.parts.state, run.views, run.parts.context).advance(1)
     assert "mask/a" in [term.name for term in stats.terms]
 

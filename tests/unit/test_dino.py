@@ -13,6 +13,7 @@ from masks.dino import DinoV2, whole_patches
 from masks.dino_features import (
     DinoFeatures,
     DinoKind,
+    KnownPhotos,
     dino_hint,
     load_dino,
     make_extractor,
@@ -23,6 +24,7 @@ from masks.features import (
     PHOTO_STD,
     FeatureExtractor,
     PatchFilterBank,
+    PhotoMemory,
     feature_residual,
     residual_of_vectors,
 )
@@ -136,31 +138,36 @@ def test_a_photo_goes_through_the_network_once_and_its_residual_stays_the_same(
     network: DinoV2, kind: DinoKind
 ) -> None:
     extractor = DinoFeatures(network, kind)
-    photos = (255 * torch.cat([picture(), 1 - picture()])).byte()
-    colors = [photos.flip(0) / 255, photos / 255]
+    assert isinstance(extractor, PhotoMemory)
+    photos = (255 * torch.cat([picture(), 1 - picture(), picture().flip(2)])).byte()
+    rows = torch.tensor([2, 1])
+    pair = photos[rows]
+    colors = [pair.flip(0) / 255, pair / 255]
+    expected = extractor.residual(colors, pair, rows)
     seen = []
+    extractor.remember(photos)
     handle = network.patch_embed.register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
-    first, again = extractor.residual(colors, photos), extractor.residual(colors, photos)
+    first, again = (extractor.residual(colors, pair, rows) for _ in range(2))
     handle.remove()
     assert seen == [1, 1, 4, 4]
     assert torch.equal(first, again)
-    assert torch.allclose(first, residual_of_vectors(colors, photos, extractor), atol=2e-3)
-    other = photos.clone()
-    other[0, 0, 0] += 1
-    assert not torch.equal(extractor.residual(colors, other), first)
+    assert torch.allclose(first, expected, atol=2e-3)
+    assert torch.allclose(first, residual_of_vectors(colors, pair, extractor), atol=2e-3)
 
 
-def test_features_of_photos_are_kept_within_bounds(
+def test_photos_whose_features_would_take_too_much_are_not_remembered(
     network: DinoV2, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     extractor = DinoFeatures(network, "embedding")
-    photo = (255 * picture()).byte()
-    extractor.residual([picture()], photo)
-    (size,) = (kept.nbytes for kept in extractor._photos.values())
-    monkeypatch.setattr(dino_features, "MOST_KEPT", 2 * size)
-    for level in range(3):
-        extractor.residual([picture()], torch.full_like(photo, level))
-    assert len(extractor._photos) == 2
+    photos = (255 * torch.cat([picture(), 1 - picture()])).byte()
+    size = KnownPhotos(photos, extractor).num_bytes
+    monkeypatch.setattr(dino_features, "MOST_KEPT", 2 * size - 1)
+    extractor.remember(photos)
+    extractor.remember(photos[:, 1:])
+    assert list(extractor._known) == [(45, 60)]
+    lower = photos[:, 1:]
+    residual = extractor.residual([lower / 255], lower, torch.tensor([0, 1]))
+    assert residual.max() < 1e-5
 
 
 def test_official_weights_load_and_missing_ones_are_named(
