@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from arguments.messages import Messages, UserError
+from gaussian_renderer import NEAR_PLANE
 from scene.cameras import Camera
-from scene.capture import Capture, PointCloud, View, unique_stems
+from scene.capture import SMALLEST_EXTENT, Capture, PointCloud, View, unique_stems
 from scene.colmap_records import ColmapPoints
 from scene.initial_points import PointRays, scale_of_scene, start_points
 from scene.synthetic_colmap import quaternion
@@ -130,6 +131,11 @@ def capture_of(data: NerfbaselinesDataset, messages: Messages) -> Capture:
         np.arange(len(data.xyz)), data.xyz.astype(np.float64), data.rgb, lengths.astype(np.int64)
     )
     scene_scale = scale_of_scene(centers, points.xyz, messages)
+    if scene_scale < SMALLEST_EXTENT:  # train.py enlarges its own scenes; here poses come and go
+        messages.warn(
+            f"the dataset's extent is {scene_scale:.2g}: nothing nearer than {NEAR_PLANE} is shown"
+            f"; scale its poses and points to an extent of {SMALLEST_EXTENT:g} or more"
+        )
     rays = [
         PointRays(
             quaternion(view.camera.viewmat[:3, :3].double().numpy()),

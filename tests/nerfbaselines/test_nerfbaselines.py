@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,16 @@ def test_masks_of_the_dataset_reach_the_training(scene: Path) -> None:
     keep = capture.mask(view.view_id)
     assert keep is not None
     assert keep.sum() == 5 * keep.shape[0]
+
+
+def test_a_dataset_of_tiny_units_is_warned_of(scene: Path) -> None:
+    from evaluation.nerfbaselines_dataset import NerfbaselinesDataset, capture_of
+
+    data = NerfbaselinesDataset.of(dataset(scene))
+    data.poses[:, :, 3] *= 1e-3
+    messages = Messages(quiet=True)
+    capture_of(replace(data, xyz=1e-3 * data.xyz), messages)
+    assert any("extent" in text and "is shown; scale" in text for text in messages.warnings)
 
 
 @pytest.mark.parametrize(
