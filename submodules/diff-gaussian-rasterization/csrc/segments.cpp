@@ -4,17 +4,12 @@
 
 #include <torch/library.h>
 
+#include "arguments.h"
+
 namespace raster {
 namespace {
 
-at::Tensor checked(const char* name, const at::Tensor& tensor, at::ScalarType type,
-                   at::IntArrayRef sizes, const at::Tensor& like) {
-  TORCH_CHECK(
-      tensor.scalar_type() == type && tensor.sizes() == sizes && tensor.device() == like.device(),
-      "segment_trust: ", name, " must be ", type, " ", sizes, " on ", like.device(), ", got ",
-      tensor.scalar_type(), " ", tensor.sizes(), " on ", tensor.device());
-  return tensor.contiguous();
-}
+constexpr const char* kOp = "segment_trust";
 
 }  // namespace
 
@@ -23,23 +18,27 @@ SegmentTensors segment_tensors(const at::Tensor& by_color, const at::Tensor& by_
                                const at::Tensor& usual, const at::Tensor& rows,
                                const at::Tensor& pixels, const at::Tensor& segments,
                                const at::Tensor& areas) {
-  TORCH_CHECK(by_color.dim() == 3 && by_color.numel() > 0,
-              "segment_trust: by_color must be float32 [C, H, W], got ", by_color.scalar_type(),
-              " ", by_color.sizes());
-  TORCH_CHECK(pixels.dim() == 2 && pixels.numel() > 0 && areas.dim() == 2 && areas.numel() > 0,
-              "segment_trust: pixels must be int32 [V, K] and areas float64 [V, S], got ",
-              pixels.sizes(), " and ", areas.sizes());
-  const int64_t count = by_color.size(0);
-  const at::Tensor& like = by_color;
-  return {checked("by_color", by_color, at::kFloat, by_color.sizes(), like),
-          checked("by_feature", by_feature, at::kFloat, by_color.sizes(), like),
-          checked("high_color", high_color, at::kFloat, {count}, like),
-          checked("high_feature", high_feature, at::kFloat, {count}, like),
-          checked("usual", usual, at::kFloat, {count}, like),
-          checked("rows", rows, at::kLong, {count}, like),
-          checked("pixels", pixels, at::kInt, pixels.sizes(), like),
-          checked("segments", segments, at::kInt, pixels.sizes(), like),
-          checked("areas", areas, at::kDouble, {pixels.size(0), areas.size(1)}, like)};
+  TORCH_CHECK(by_color.dim() == 3 && by_color.numel() > 0, kOp,
+              ": by_color must be float32 [C, H, W], got ", by_color.scalar_type(), " ",
+              by_color.sizes());
+  TORCH_CHECK(pixels.dim() == 2 && pixels.numel() > 0 && areas.dim() == 2 && areas.numel() > 0, kOp,
+              ": pixels must be int32 [V, K] and areas float64 [V, S], got ", pixels.sizes(),
+              " and ", areas.sizes());
+  const int64_t C = by_color.size(0), H = by_color.size(1), W = by_color.size(2);
+  const int64_t V = pixels.size(0), K = pixels.size(1);
+  const at::Device device = by_color.device();
+  check(kOp, "by_color", by_color, {C, H, W}, device);
+  check(kOp, "by_feature", by_feature, {C, H, W}, device);
+  check(kOp, "high_color", high_color, {C}, device);
+  check(kOp, "high_feature", high_feature, {C}, device);
+  check(kOp, "usual", usual, {C}, device);
+  check(kOp, "rows", rows, {C}, device, at::kLong);
+  check(kOp, "pixels", pixels, {V, K}, device, at::kInt);
+  check(kOp, "segments", segments, {V, K}, device, at::kInt);
+  check(kOp, "areas", areas, {V, kAny}, device, at::kDouble);
+  return {by_color.contiguous(),     by_feature.contiguous(), high_color.contiguous(),
+          high_feature.contiguous(), usual.contiguous(),      rows.contiguous(),
+          pixels.contiguous(),       segments.contiguous(),   areas.contiguous()};
 }
 
 }  // namespace raster

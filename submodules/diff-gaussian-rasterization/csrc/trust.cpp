@@ -4,21 +4,15 @@
 
 #include <torch/library.h>
 
+#include "arguments.h"
 #include "frozen.h"
 
 namespace raster {
 namespace {
 
-void check(const char* op, const char* name, const at::Tensor& tensor, at::ScalarType type,
-           at::IntArrayRef sizes, const at::Tensor& like) {
-  TORCH_CHECK(
-      tensor.scalar_type() == type && tensor.sizes() == sizes && tensor.device() == like.device(),
-      op, ": ", name, " must be ", type, " ", sizes, " on ", like.device(), ", got ",
-      tensor.scalar_type(), " ", tensor.sizes(), " on ", tensor.device());
-}
-
 void check_bank(const char* name, const at::Tensor& tensor, const at::Tensor& logits) {
-  check("trust_step_", name, tensor, at::kFloat, logits.sizes(), logits);
+  check("trust_step_", name, tensor, {logits.size(0), logits.size(1), logits.size(2)},
+        logits.device());
   TORCH_CHECK(tensor.is_contiguous(), "trust_step_: ", name, " must be contiguous, got strides ",
               tensor.strides());
 }
@@ -30,10 +24,12 @@ TrustTensors trust_tensors(const at::Tensor& logits, const at::Tensor& residual,
   constexpr const char* kOp = "trust_loss";
   TORCH_CHECK(logits.dim() == 3 && logits.numel() > 0, kOp,
               ": logits must be float32 [C, H, W], got ", logits.sizes());
-  check(kOp, "logits", logits, at::kFloat, logits.sizes(), logits);
-  check(kOp, "residual", residual, at::kFloat, logits.sizes(), logits);
-  check(kOp, "low", low, at::kFloat, {logits.size(0)}, logits);
-  check(kOp, "span", span, at::kFloat, {logits.size(0)}, logits);
+  const int64_t C = logits.size(0), H = logits.size(1), W = logits.size(2);
+  const at::Device device = logits.device();
+  check(kOp, "logits", logits, {C, H, W}, device);
+  check(kOp, "residual", residual, {C, H, W}, device);
+  check(kOp, "low", low, {C}, device);
+  check(kOp, "span", span, {C}, device);
   return {logits.contiguous(), residual.contiguous(), low.contiguous(), span.contiguous()};
 }
 
@@ -48,17 +44,15 @@ TrustStepTensors trust_step_tensors(const at::Tensor& logits, const at::Tensor& 
   check_bank("logits", logits, logits);
   check_bank("exp_avg", exp_avg, logits);
   check_bank("exp_avg_sq", exp_avg_sq, logits);
-  check(kOp, "num_updates", num_updates, at::kLong, {logits.size(0)}, logits);
+  const at::Device device = logits.device();
+  check(kOp, "num_updates", num_updates, {logits.size(0)}, device, at::kLong);
   TORCH_CHECK(num_updates.is_contiguous(), kOp, ": num_updates must be contiguous");
-  TORCH_CHECK(rows.dim() == 1 && rows.numel() > 0, kOp, ": rows must be int64 [C], got ",
-              rows.sizes());
-  check(kOp, "rows", rows, at::kLong, rows.sizes(), logits);
-  check(kOp, "gradient", gradient, at::kFloat, {rows.size(0), logits.size(1), logits.size(2)},
-        logits);
-  TORCH_CHECK(rates.dim() == 2 && rates.size(0) > 0, kOp, ": rates must be float32 [U, 2], got ",
-              rates.sizes());
-  check(kOp, "rates", rates, at::kFloat, {rates.size(0), 2}, logits);
-  check_frozen(kOp, frozen, logits.device());
+  check(kOp, "rows", rows, {kAny}, device, at::kLong);
+  TORCH_CHECK(rows.numel() > 0, kOp, ": rows must name at least one photo, got none");
+  check(kOp, "gradient", gradient, {rows.size(0), logits.size(1), logits.size(2)}, device);
+  check(kOp, "rates", rates, {kAny, 2}, device);
+  TORCH_CHECK(rates.size(0) > 0, kOp, ": rates must have at least one row, got none");
+  check_frozen(kOp, frozen, device);
   return {rows.contiguous(), gradient.contiguous(), rates.contiguous()};
 }
 

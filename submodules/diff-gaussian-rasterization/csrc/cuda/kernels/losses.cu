@@ -5,6 +5,7 @@
 // all. One kernel leaves the slopes of SSIM by the blurred fields and the error of each block,
 // another blurs the slopes and writes the gradient; a small one adds up the value. Nothing depends
 // on the order of blocks.
+#include "bytes.cuh"
 #include "losses.h"
 #include "sums.cuh"
 
@@ -74,13 +75,6 @@ struct Column {
     return first_pixel + row * task.width;
   }
 };
-
-// byte / 255, to the last bit for every byte.
-__device__ float fraction(uint8_t byte) {
-  constexpr float kInverse = 1.0f / 255.0f;
-  const float near = byte * kInverse;
-  return __fmaf_rn(__fmaf_rn(-255.0f, near, byte), kInverse, near);
-}
 
 struct Pair {
   float x, y;  // colour and target

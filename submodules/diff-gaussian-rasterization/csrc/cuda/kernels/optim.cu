@@ -2,6 +2,7 @@
 //
 // Bound by memory: 28 bytes a float, 36 with averages. Every operation is written out, so that the
 // wide and the narrow way round alike.
+#include "adam.cuh"
 #include "optim.h"
 
 namespace raster::cuda {
@@ -21,10 +22,8 @@ struct Rate {
 };
 
 __device__ void update(const AdamStep& step, Rate rate, float g, float& p, float& m, float& v) {
-  m = __fmaf_rn(step.to_mean, __fsub_rn(g, m), m);
-  v = __fmaf_rn(__fmul_rn(step.to_square, g), g, __fmul_rn(step.beta2, v));
-  const float root = __fmaf_rn(__fsqrt_rn(v), rate.root_scale, step.eps);
-  p = __fsub_rn(p, __fdiv_rn(__fmul_rn(rate.step_size, m), root));
+  const AdamRule rule{step.to_mean, step.beta2, step.to_square, step.eps};
+  adam_update(rule, rate.step_size, rate.root_scale, g, p, m, v);
 }
 
 // From the nearer end, as torch.lerp: a decay of 0 gives the parameter.

@@ -1,6 +1,7 @@
 // A block per patch and picture: waves down the columns, from global memory and in registers, then
 // across what they leave in shared memory. A patch sees its own pixels only, so that nothing is
 // multiplied by the zeros that a wave has in all other patches.
+#include "bytes.cuh"
 #include "residuals.h"
 
 namespace raster::cuda {
@@ -11,13 +12,6 @@ constexpr int kBlocksPerUnit = 12;  // that a multiprocessor has registers for
 constexpr int kPixelThreads = 256;
 constexpr int kWaves = 4;  // that a thread sums at a time: a float4
 constexpr unsigned kAll = 0xffffffffu;
-
-// byte / 255, to the last bit for every byte.
-__device__ float fraction(uint8_t byte) {
-  constexpr float kInverse = 1.0f / 255.0f;
-  const float near = byte * kInverse;
-  return __fmaf_rn(__fmaf_rn(-255.0f, near, byte), kInverse, near);
-}
 
 __device__ float photo_at(const Pictures& task, int64_t i) {
   return task.photos != nullptr ? task.photos[i] : fraction(task.photo_bytes[i]);

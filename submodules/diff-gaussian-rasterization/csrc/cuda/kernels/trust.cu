@@ -1,5 +1,6 @@
 // A thread per pixel: one pass says the trust, its distance from what is wanted and the slope of
 // that, another moves the logits of the photos drawn.
+#include "adam.cuh"
 #include "sums.cuh"
 #include "trust.h"
 
@@ -55,12 +56,10 @@ __global__ void __launch_bounds__(kThreads) step_kernel(const __grid_constant__ 
   }
   const int64_t done = step.num_updates[row], last = step.num_rates - 1;
   const float* const rate = step.rates + 2 * (done < last ? done : last);
-  float m = step.exp_avg[at], v = step.exp_avg_sq[at];
-  m = __fmaf_rn(step.to_mean, __fsub_rn(g, m), m);
-  v = __fmaf_rn(__fmul_rn(step.to_square, g), g, __fmul_rn(step.beta2, v));
-  const float root = __fmaf_rn(__fsqrt_rn(v), rate[1], step.eps);
-  const float moved = __fsub_rn(step.logits[at], __fdiv_rn(__fmul_rn(rate[0], m), root));
-  step.logits[at] = fminf(fmaxf(moved, -step.most), step.most);
+  float p = step.logits[at], m = step.exp_avg[at], v = step.exp_avg_sq[at];
+  const AdamRule rule{step.to_mean, step.beta2, step.to_square, step.eps};
+  adam_update(rule, rate[0], rate[1], g, p, m, v);
+  step.logits[at] = fminf(fmaxf(p, -step.most), step.most);
   step.exp_avg[at] = m, step.exp_avg_sq[at] = v;
 }
 
