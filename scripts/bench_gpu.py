@@ -69,7 +69,7 @@ class Options:
     training: bool = True
     """Time the trainer's steps on the first workload too."""
     profile: bool = False
-    """Print which kernels a step of ours spends its time in."""
+    """Print which kernels a step of ours, and of the trainer, spends its time in."""
     commit: str | None = None
     """The commit that the table is filed under, where git cannot say it."""
     csv: bool = False
@@ -188,6 +188,20 @@ def engine_rows(scene: str, work: Workload, speed: Speed, options: Options) -> l
     ]
 
 
+def training(
+    work: Workload, method: Method, device: torch.device, *, recorded: bool
+) -> tuple[Callable[[], None], int]:
+    """What does the trainer's next steps at each call, and how many those are."""
+    stepper, done = make_stepper(work, method, device, recorded=recorded)
+
+    def advance() -> None:
+        nonlocal done
+        done += stepper.stride
+        stepper.advance(done)
+
+    return advance, stepper.stride
+
+
 def training_rows(scene: str, work: Workload, options: Options) -> list[Row]:
     """Steps of the trainer, from the host and replayed; the floor is left to the reader."""
     device = torch.device(options.device)
@@ -196,14 +210,7 @@ def training_rows(scene: str, work: Workload, options: Options) -> list[Row]:
     for method in METHODS:
         for recorded in (False, True):
             gc.collect()
-            stepper, done = make_stepper(work, method, device, recorded=recorded)
-            stride = stepper.stride
-
-            def advance() -> None:
-                nonlocal done
-                done += stride  # noqa: B023 - called before the next stepper is made
-                stepper.advance(done)  # noqa: B023
-
+            advance, stride = training(work, method, device, recorded=recorded)
             step = clock(advance, device, options.repeats, options.warmups) / stride
             mode = f"{method} {_recorded(device) if recorded else 'eager'}"
             rows.append(replace(plain, mode=mode, step=step, peak=peak_mib(advance, device)))
@@ -215,6 +222,17 @@ def profiled(work: Workload, options: Options) -> list[Share]:
     device = torch.device(options.device)
     room = int(SPARE_ROOM * Ours(work, device).counts().pairs) + 1
     return shares(record(Ours(work, device, room).step, device), device, PROFILED_CALLS)
+
+
+def profiled_training(work: Workload, method: Method, options: Options) -> list[Share]:
+    """The kernels of a replayed step of the trainer."""
+    device = torch.device(options.device)
+    advance, stride = training(work, method, device, recorded=True)
+    advance()  # the first of its steps run from the host
+    return [
+        replace(share, microseconds=share.microseconds / stride, launches=share.launches / stride)
+        for share in shares(advance, device, PROFILED_CALLS)
+    ]
 
 
 def table(rows: list[Row]) -> str:
@@ -294,6 +312,9 @@ def run(options: Options) -> list[Row]:
         print(table(found), flush=True)
         if options.profile:
             print(kernels(profiled(work, options)), flush=True)
+        if options.profile and options.training and number == 0:
+            for method in METHODS:
+                print(f"{method}, a step\n{kernels(profiled_training(work, method, options))}")
         if options.csv:  # at once, so that a run that is cut short keeps what it has measured
             write_csv(RESULTS, found, context)
         rows += found

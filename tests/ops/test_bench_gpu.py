@@ -9,7 +9,17 @@ import pytest
 import torch
 
 from scripts import bench_gpu
-from scripts.bench_gpu import Options, Row, kernels, load, profiled, run, table, write_csv
+from scripts.bench_gpu import (
+    Options,
+    Row,
+    kernels,
+    load,
+    profiled,
+    profiled_training,
+    run,
+    table,
+    write_csv,
+)
 from scripts.engines import Ours
 from scripts.floor import Size, Speed, floor, measure
 from scripts.stopwatch import Share, clock, record, shares
@@ -149,6 +159,13 @@ def test_a_step_of_ours_can_be_profiled() -> None:
     options = Options(workloads=(), device="cpu")
     names = {share.name for share in profiled(make(300, 33, 20), options)}
     assert {"twinsplat_raster::blend_backward", "twinsplat_raster::adam_step_"} <= names
+
+
+def test_a_step_of_the_trainer_can_be_profiled() -> None:
+    options = Options(workloads=(), device="cpu")
+    found = profiled_training(make(300, 33, 20), "ema", options)
+    adam = next(share for share in found if share.name == "twinsplat_raster::adam_step_")
+    assert 1 <= adam.launches < 3  # of a step: of the Gaussians, and of the soft mask in its turn
 
 
 def test_tables_show_ratios_and_leave_out_what_was_not_timed() -> None:
