@@ -4,6 +4,10 @@
 #   scripts/setup.sh --cpu    for the CPU even if there is a GPU
 #   scripts/setup.sh --cuda   for the GPU even if there is none here, as on a login node
 #   scripts/setup.sh --dev    with the tools of the tests and linters too
+#   scripts/setup.sh --wheels PLACE
+#                             without a compiler: the operators come from a wheel that
+#                             scripts/wheels.sh made of the same sources on another machine; PLACE
+#                             is a folder or an address that lists files, as is TWINSPLAT_WHEELS
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,13 +15,19 @@ TORCH=2.13.0
 CPU_WHEELS=https://download.pytorch.org/whl/cpu
 kind=${TWINSPLAT_CPU_ONLY:+cpu}
 level=run
-for argument in "$@"; do
-  case "$argument" in
+wheels=${TWINSPLAT_WHEELS:-}
+while [ $# -gt 0 ]; do
+  case "$1" in
     --cpu) kind=cpu ;;
     --cuda) kind=cuda ;;
     --dev) level=dev ;;
-    *) echo "error: unknown option '$argument'; use --cpu, --cuda or --dev" >&2; exit 2 ;;
+    --wheels)
+      if [ -z "${2:-}" ]; then echo "error: --wheels needs a folder or an address" >&2; exit 2; fi
+      wheels=$2
+      shift ;;
+    *) echo "error: unknown option '$1'; use --cpu, --cuda, --dev or --wheels PLACE" >&2; exit 2 ;;
   esac
+  shift
 done
 
 # Two at a time would install over each other.
@@ -30,10 +40,6 @@ fi
 python=${PYTHON:-python3}
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
   echo "error: $("$python" --version) is too old; install Python 3.11 or newer, or set PYTHON" >&2
-  exit 4
-fi
-if ! command -v "${CXX:-g++}" >/dev/null; then
-  echo "error: no C++ compiler found; install g++ (Debian: apt install g++ python3-dev)" >&2
   exit 4
 fi
 
@@ -60,6 +66,12 @@ recipe() {
 }
 stamp=$(recipe | sha256sum | cut -d' ' -f1)
 if [ "$old_stamp" = "$stamp" ] && [ "$old_level" = "$level" ]; then exit 0; fi
+
+if [ -z "$wheels" ] && ! command -v "${CXX:-g++}" >/dev/null; then
+  echo "error: no C++ compiler found; install g++ (Debian: apt install g++ python3-dev), or give wheels" \
+    "that scripts/wheels.sh made on another machine: scripts/setup.sh --wheels FOLDER" >&2
+  exit 4
+fi
 
 py=.venv/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -90,7 +102,7 @@ fi
 install "pip>=25.1" "setuptools>=77" wheel ninja
 # Where the machine has no compiler that fits, the one of the release that torch was built with.
 toolkit() { "$py" -W ignore submodules/diff-gaussian-rasterization/toolkit.py; }
-if [ "$kind" = cuda ] && ! toolkit >/dev/null 2>&1; then
+if [ "$kind" = cuda ] && [ -z "$wheels" ] && ! toolkit >/dev/null 2>&1; then
   release=$("$py" -c 'from importlib.metadata import version; print(version("cuda-toolkit"))' \
     2>/dev/null || true)
   if [ -n "$release" ]; then install "cuda-toolkit[nvcc,crt,nvvm,cccl]==$release"; fi
@@ -106,13 +118,27 @@ install -c .venv/constraints.txt -e ".[log]" "${groups[@]}"
 # On its own, since it asks for numpy below 2, which it runs with, and for opencv, which the tests
 # do not reach; what it does need is in the group dev.
 if [ "$level" = dev ]; then install --no-deps "nerfbaselines>=1.2.12"; fi
-PYTHONWARNINGS=ignore "$py" -m pip install -q --no-build-isolation --no-deps \
-  -e submodules/simple-knn -e submodules/diff-gaussian-rasterization
+build=(--no-build-isolation --no-deps)
+PYTHONWARNINGS=ignore "$py" -m pip install -q "${build[@]}" -e submodules/simple-knn
+rasterizer=submodules/diff-gaussian-rasterization
+if [ -z "$wheels" ]; then
+  PYTHONWARNINGS=ignore "$py" -m pip install -q "${build[@]}" -e "$rasterizer"
+else
+  version=$("$py" -W ignore "$rasterizer/version.py" "$kind")
+  if ! install --no-deps --no-index --find-links "$wheels" "diff-gaussian-rasterization==$version" 2>/dev/null; then
+    echo "error: no wheel of diff-gaussian-rasterization $version for this machine in $wheels; make it" \
+      "with scripts/wheels.sh --$kind from these sources on a machine with a compiler" >&2
+    exit 4
+  fi
+fi
 after=$("$py" -W ignore -c 'import torch; print(torch.__version__)')
 if [ "$before" != "$after" ]; then
   echo "error: installing replaced torch $before by $after; remove .venv and report this" >&2
   exit 4
 fi
-"$py" -W ignore -c 'import diff_gaussian_rasterization, simple_knn'
+if ! "$py" -W ignore -c 'import diff_gaussian_rasterization, simple_knn' 2>/dev/null; then
+  "$py" -m arguments.doctor && echo "error: the installed operators do not load; remove .venv and report this" >&2
+  exit 4
+fi
 echo "$stamp $level $kind" > .venv/stamp
 echo "setup: ready, torch $after, for the $kind" >&2

@@ -2,20 +2,24 @@
 
 With CUDA where torch has it and a compiler of the same major release is installed; for the CPU
 alone with TWINSPLAT_CPU_ONLY=1. The GPUs are those of TORCH_CUDA_ARCH_LIST, else of this machine,
-else all that `toolkit.EVERY_ARCHITECTURE` names.
+else all that `toolkit.EVERY_ARCHITECTURE` names. TWINSPLAT_LIBRARY is a library for the CPU that
+was built from the same files: it is packed as it is.
 """
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import torch
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))  # a build does not look here by itself
 
 from toolkit import NoToolkitError, Toolkit, WrongToolkitError, find  # noqa: E402
+from version import version  # noqa: E402
 
 # Results must not depend on how a compiler fuses: kernels say where they want FMA.
 CXX_FLAGS = [
@@ -86,15 +90,35 @@ def cuda_extension(toolkit: Toolkit) -> Extension:
     return extension
 
 
-def build_command() -> type:
-    """The build_ext of torch, with the name that the package loads."""
+def build_command(library: str | None) -> type:
+    """The build_ext of torch, with the name that the package loads; or one that takes a library."""
     from torch.utils.cpp_extension import BuildExtension
 
-    return BuildExtension.with_options(no_python_abi_suffix=True)
+    class Build(BuildExtension.with_options(no_python_abi_suffix=True)):
+        def build_extensions(self) -> None:
+            if library is None:
+                super().build_extensions()
+                return
+            for extension in self.extensions:
+                target = Path(self.get_ext_fullpath(extension.name))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(library, target)
+
+    return Build
 
 
-toolkit = wanted_toolkit()
+class Wheel(bdist_wheel):
+    """The library knows torch and no Python, so that a wheel serves every Python."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return ("py3", "none", super().get_tag()[2])
+
+
+library = os.environ.get("TWINSPLAT_LIBRARY") or None
+toolkit = None if library else wanted_toolkit()
 setup(
+    version=version(torch.__version__, torch.version.cuda if toolkit else None),
+    install_requires=[f"torch=={'.'.join(torch.__version__.split('.')[:2])}.*"],
     ext_modules=[cuda_extension(toolkit) if toolkit else cpu_extension()],
-    cmdclass={"build_ext": build_command()},
+    cmdclass={"build_ext": build_command(library), "bdist_wheel": Wheel},
 )

@@ -1,6 +1,7 @@
-"""Where a CUDA compiler lies that fits the installed torch; run as a command it prints the folder.
+"""Where a CUDA compiler lies that fits the installed torch.
 
-Knows nothing of what is compiled. setup.py and scripts/setup.sh ask the same question here.
+As a command it prints the folder, with --architectures what to build for. Knows nothing of what is
+compiled. setup.py and scripts/setup.sh ask the same question here.
 """
 
 import os
@@ -89,13 +90,15 @@ def find(wanted: str) -> Toolkit:
 
 
 def main() -> None:
-    """Prints the folder of the toolkit that fits torch, or fails with one line."""
+    """Prints the folder of the toolkit that fits torch, or its architectures; or fails."""
     import torch
 
+    wants_architectures = sys.argv[1:] == ["--architectures"]
     if torch.version.cuda is None:
         sys.exit(f"error: torch {torch.__version__} is a build without CUDA")
     try:
-        sys.stdout.write(f"{find(torch.version.cuda).home}\n")
+        toolkit = find(torch.version.cuda)
+        sys.stdout.write(f"{toolkit.architectures() if wants_architectures else toolkit.home}\n")
     except (NoToolkitError, WrongToolkitError) as error:
         sys.exit(f"error: {error}")
 

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from arguments.installation import RASTERIZER
 from masks.sam import NETWORKS
 from scene.colmap_binary import POINT
 from scene.ply import read_ply
@@ -859,6 +860,44 @@ def _(stage: Stage) -> Outcome:
     only_python = stage.root / "bin"
     only_python.mkdir()
     return doctor(PATH=str(only_python))
+
+
+@case("K1", "operators from a wheel, on a machine without compiler", r"done in", 0)
+def _(stage: Stage) -> Outcome:
+    site = stage.root / "site"
+    without_compiler = {"PATH": str(stage.root), "PYTHONPATH": before_all(site)}
+
+    def python(*words: str) -> Outcome:
+        ended = subprocess.run(
+            [sys.executable, *words],
+            cwd=ROOT,
+            env={**os.environ, **without_compiler, "CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            text=True,
+        )
+        return Outcome(ended.returncode, ended.stderr + ended.stdout, 0, 0.0, 0)
+
+    wheel = str(packed_wheel(stage.root / "wheels"))
+    installed = python("-m", "pip", "install", "-q", "--no-deps", "--target", str(site), wheel)
+    assert installed.code == 0, installed.stderr
+    loaded = python("-c", "import diff_gaussian_rasterization as d; print(d.__file__)")
+    assert str(site) in loaded.stderr
+    checked = doctor(**without_compiler)
+    assert checked.code == 0, checked.stderr
+    words = ["-s", str(stage.scene), "-m", str(stage.out), "--method", "single"]
+    return python("train.py", *words, "--iterations", str(LAST))
+
+
+def packed_wheel(folder: Path) -> Path:
+    """The operators that these tests run with as a wheel, as scripts/wheels.sh packs them."""
+    library = Path(diff_gaussian_rasterization.__file__).parent / "_C.so"
+    words = ["pip", "wheel", "-q", "--no-build-isolation", "--no-deps", "-w", str(folder)]
+    subprocess.run(
+        [sys.executable, "-m", *words, str(RASTERIZER)],
+        env={**os.environ, "TWINSPLAT_LIBRARY": str(library)},
+        check=True,
+    )
+    return next(folder.glob("*-py3-none-linux_*.whl"))
 
 
 @case("K2", "doctor: the rasterizer is not built", r"rasterizer is not built; run: ", 4)

@@ -15,7 +15,12 @@ def load() -> None:
     """
     folder = Path(__file__).resolve().parent
     library = next(iter(sorted(folder.glob("_C*.so"))), None)
-    cure = f"run: pip install --no-build-isolation -e {folder.parent}"
+    is_checkout = (folder.parent / "setup.py").is_file()
+    cure = (
+        f"run: pip install --no-build-isolation -e {folder.parent}"
+        if is_checkout
+        else "install a wheel that scripts/wheels.sh made for this torch"
+    )
     if library is None:
         raise ImportError(f"the compiled operators are missing in {folder}; {cure}")
     try:
