@@ -2,7 +2,6 @@
 
 import io
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,9 +9,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
-from tqdm import tqdm
 
 from arguments.messages import Messages
+from arguments.progress import progress_bar
 from arguments.serialization import to_json
 from evaluation.run_views import RunViews, Split, open_masker
 from scene.atomic import write_atomic
@@ -61,7 +60,7 @@ def write_renders(views: RunViews, split: Split, messages: Messages) -> RenderRe
             old.unlink()
     for kind in kinds:
         (folder / kind).mkdir(parents=True, exist_ok=True)
-    for view_id in tqdm(ids, desc=split, unit="view", disable=messages.quiet, file=sys.stderr):
+    for view_id in progress_bar(ids, desc=split, unit="view", disable=messages.quiet):
         stem = views.capture.views[view_id].stem
         pictures = {
             "render": views.picture(view_id).numpy(),

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from arguments.messages import ExitCode, Messages, UserError
+from arguments.progress import progress_bar
 from arguments.signals import Stopped
 from masks.agreement import PhotoComparison
 from masks.candidates import CandidateFile, Candidates, read_candidates, write_candidates
@@ -168,7 +168,7 @@ def _fill(
         Stopped: a signal arrived; says how many photos are done.
     """
     total = len(view_ids)
-    bar = tqdm(view_ids, desc="candidates", unit="photo", disable=messages.quiet)
+    bar = progress_bar(view_ids, desc="candidates", unit="photo", disable=messages.quiet)
     try:
         num_kept = [is_made_anew(view_id) for view_id in bar].count(False)
     except Stopped as stop:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from arguments.config import TrainConfig
 from arguments.messages import Messages, UserError
+from arguments.progress import progress_bar
 from arguments.signals import STOP_SIGNALS, Stopped, StopRequest, stop_requests
 from scene.gaussians import Gaussians
 from training import checkpoint
@@ -100,7 +101,7 @@ class Run:
         state, last = self.parts.state, self.config.run.iterations
         if not checkpoint.exists(self.model_path):
             self.save()  # there is always something to go back to
-        bar = tqdm(
+        bar = progress_bar(
             total=last, initial=state.step, disable=self.config.run.quiet, unit="it", smoothing=0.05
         )
         saying = self.messages.through(lambda line: bar.write(line, file=sys.stderr))
