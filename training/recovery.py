@@ -98,7 +98,7 @@ class Recovery:
         Growth may have failed half way, with more rows here than there; and a GPU that had no room
         for the failed step may have none for two states.
         """
-        self.parts.state.drop_rows()
+        self.parts.state.forget()
         gc.collect()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()

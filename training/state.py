@@ -53,14 +53,16 @@ class TrainState:
                     named |= {f"{branch.name}/mask{i}/{n}": t for n, t in masker.state().items()}
         return {name: tensor.detach() for name, tensor in named.items()}
 
-    def drop_rows(self) -> None:
-        """Forget every Gaussian and all that follows it, and give their memory back."""
+    def forget(self) -> None:
+        """Drop all that was learnt, Gaussians and masks, and give their memory back."""
         for branch in self.branches:
             branch.gaussians = branch.gaussians.map(lambda t: t.detach()[:0].clone())
             if isinstance(branch, TrainedBranch):
                 branch.gaussians.requires_grad_()
                 branch.optimizer = GaussianAdam(branch.gaussians)
                 branch.growth = branch.strategy.initialize_state(branch.gaussians)
+                for masker in branch.maskers:
+                    masker.load_state({})
 
     def load(self, tensors: dict[str, Tensor], step: int) -> None:
         """Take everything from a checkpoint that `tensors` made; on this state's device.

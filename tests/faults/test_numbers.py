@@ -13,6 +13,7 @@ from arguments.messages import ExitCode, Messages, UserError
 from scene.gaussians import select_rows
 from scene.host_memory import Memory
 from scene.tensor_file import read_tensors
+from training import checkpoint
 from training.health import IDLE_STEPS, Health, diagnose
 from training.loop import REPORT_EVERY, Run
 from training.optimizers import GaussianAdam
@@ -99,6 +100,42 @@ def test_every_branch_of_ema_is_watched(branch: int, make: Callable[..., Run]) -
     run.train()
     name = run.parts.state.branches[branch].name
     assert any(f"means of Gaussian {ROW} (branch {name})" in w for w in run.messages.warnings)
+    assert (run.parts.state.step, run.record.rollbacks) == (LAST, 1)
+
+
+def state_is_that_of_its_checkpoint(run: Run, out: Path) -> bool:
+    """Whether a run has all that its checkpoint of that step holds, and nothing else."""
+    now = run.parts.state.tensors()
+    kept = checkpoint.load(checkpoint.path_of(out, run.parts.state.step)).tensors
+    return now.keys() == kept.keys() and all(torch.equal(now[n].cpu(), kept[n]) for n in kept)
+
+
+@pytest.mark.parametrize("saved_at", [0, 6, 15], ids=["before", "early", "late"])
+@pytest.mark.parametrize("method", ["dual", "ema"])
+def test_run_with_learnt_masks_goes_back_to_all_that_its_checkpoint_holds(
+    method: str,
+    saved_at: int,
+    make: Callable[..., Run],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The photos that masks have learnt from are more than at the checkpoint, where some were none.
+    run = make(
+        *("--method", method, "--mask_from_iter", "2", "--agreement_from_iter", "4"),
+        *("--checkpoint_every", str(saved_at or LAST + 1)),
+    )
+    spoil(run, lambda r: gaussians(r, 0, "means"), torch.nan)
+    warn = run.messages.warn
+    gone_back = []
+
+    def look(text: str) -> None:
+        if "back to step" in text:
+            gone_back.append(state_is_that_of_its_checkpoint(run, tmp_path))
+        warn(text)
+
+    monkeypatch.setattr(run.messages, "warn", look)
+    run.train()
+    assert gone_back == [True]
     assert (run.parts.state.step, run.record.rollbacks) == (LAST, 1)
 
 
