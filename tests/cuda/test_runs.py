@@ -21,14 +21,14 @@ from arguments.cli import parse_train
 from arguments.messages import MAX_LINE, ExitCode, Messages, UserError
 from evaluation.evaluate import Evaluation, read_metrics
 from scene.ply import read_ply
-from scene.synthetic import CaptureSize, make_capture
+from tests.cuda.memory_limits import DOUBLING, Grower, make_large_scene
 from tests.faults.kills import METHODS, Harness, first_difference
 from tests.faults.run_cases import signalled
-from tests.faults.server import Commands, Outcome, limit_gpu_memory
+from tests.faults.server import Commands, limit_gpu_memory
 from training import checkpoint
 from training.loop import Progress, Run
 from training.run import prepare
-from training.run_folder import RunRecord, read_record
+from training.run_folder import RunRecord
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("cuda")]
 
@@ -177,60 +177,8 @@ def test_memory_does_not_grow_once_the_gaussians_are_constant(
 
 @pytest.fixture(scope="module")
 def large_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A capture with some 140,000 points, so that Gaussians take more memory than all else."""
-    folder = tmp_path_factory.mktemp("captures") / "large"
-    make_capture(folder, CaptureSize(12, 2, 192, 144, points=200_000, texels_per_metre=60))
-    return folder
-
-
-# At step 10 every Gaussian that a photo shows becomes two. The 3D filter is off, since it takes
-# much at a time from outside of the recorded steps.
-DOUBLING = (
-    *("--max_gaussians", "1000000"),
-    *("--densify_grad_threshold", "1e-12", "--densify_from_iter", "2", "--densify_until_iter"),
-    *("15", "--densification_interval", "10", "--prune_opacity", "1e-6"),
-)
-
-
-class Grower:
-    """Runs that want to double 140,000 Gaussians, with as much of the GPU as they are told.
-
-    Attributes:
-        peaks: the most memory that a run takes that may not grow, and one that may.
-        count: Gaussians before they double.
-    """
-
-    def __init__(self, scene: Path, folder: Path, commands: Commands) -> None:
-        self._scene, self._folder, self._commands = scene, folder, commands
-        self.peaks = []
-        for name, extra in (("still", ("--densify_until_iter", "0")), ("doubled", DOUBLING)):
-            ended = self.run(name, None, *extra)
-            assert ended.code == 0, ended.stderr
-            self.peaks.append(self.record(name).peak_bytes)
-        self.count = self.record("still").num_gaussians
-        assert self.record("doubled").num_gaussians > 1.5 * self.count
-
-    def run(self, name: str, gpu_memory: int | None, *extra: str) -> Outcome:
-        """A run of 30 steps."""
-        return self._commands.run(
-            *("train", "-s", str(self._scene), "-m", str(self.out(name)), "--device", DEVICE),
-            *("--method", "single", "--iterations", "30", "--quiet", "--filter", "classic", *extra),
-            gpu_memory=gpu_memory,
-        )
-
-    def out(self, name: str) -> Path:
-        """The folder of a run."""
-        return self._folder / name
-
-    def record(self, name: str) -> RunRecord:
-        """Its run.json."""
-        found = read_record(self.out(name))
-        assert found is not None
-        return found
-
-    def models(self, name: str) -> list[Path]:
-        """Its models under their final names."""
-        return list(self.out(name).glob("point_cloud/*/point_cloud.ply"))
+    """A capture whose Gaussians take more memory than all else."""
+    return make_large_scene(tmp_path_factory.mktemp("captures") / "large")
 
 
 @pytest.fixture(scope="module")
