@@ -54,6 +54,88 @@ GROUPS = {
     "I": "Evaluation",
     "K": "Surroundings",
 }
+LAST_CASES = {"A": 13, "B": 21, "C": 11, "D": 9, "E": 9, "F": 12, "G": 15, "H": 9, "I": 6, "K": 5}
+# Cases that are no line of a scene or a run, and the test of each.
+ELSEWHERE = {
+    "B6": (
+        "a camera whose lens distorts",
+        "tests/unit/test_undistort.py::test_a_distorted_photo_shows_what_a_pinhole_camera_sees",
+    ),
+    "D7": (
+        "weights of Segment Anything that are missing or cut short",
+        "tests/cli/test_masks_command.py::"
+        "test_half_a_file_of_weights_ends_the_command_with_4_and_leaves_no_candidates",
+    ),
+    "E1": (
+        "a number that is none, in each parameter and moment",
+        "tests/faults/test_numbers.py::"
+        "test_bad_parameter_is_named_with_gaussian_and_photo_and_the_run_recovers",
+    ),
+    "E7": (
+        "Gaussians that no photo reaches any more",
+        "tests/faults/test_numbers.py::test_idle_gaussians_are_said",
+    ),
+    "F2": (
+        "too little memory on the GPU",
+        "tests/cuda/test_runs.py::test_growth_beyond_the_memory_goes_on_with_a_lower_cap",
+    ),
+    "F3": (
+        "memory of the GPU that others take meanwhile",
+        "tests/cuda/test_runs.py::"
+        "test_memory_that_is_taken_meanwhile_ends_the_run_with_its_last_checkpoint",
+    ),
+    "F6": (
+        "operators that do not load",
+        "tests/unit/test_doctor.py::test_broken_installation_has_one_verdict_and_one_command",
+    ),
+    "G15": (
+        "an output folder that vanishes",
+        "tests/faults/test_disk.py::test_output_folder_that_vanishes_is_made_again",
+    ),
+    "H1": (
+        "rows that no viewer can draw",
+        "tests/unit/test_ply.py::test_rows_that_no_viewer_can_draw_are_not_exported",
+    ),
+    "H2": (
+        "nothing to export",
+        "tests/unit/test_ply.py::test_nothing_to_export_leaves_the_old_file",
+    ),
+    "H4": (
+        "a PLY with a hostile header",
+        "tests/unit/test_ply.py::test_a_hostile_header_is_refused",
+    ),
+    "H6": (
+        "a PLY of activated values",
+        "tests/unit/test_ply.py::test_activated_values_are_pointed_out",
+    ),
+    "H7": (
+        "a PLY with an odd number of coefficients",
+        "tests/unit/test_ply.py::test_an_odd_number_of_coefficients_is_refused",
+    ),
+    "H8": ("a model that depends on appearance", "none: there are no such models yet"),
+    "H9": (
+        "a PLY beyond what readers can count",
+        "tests/unit/test_ply.py::test_more_rows_than_readers_can_count_are_refused_before_writing",
+    ),
+    "I2": (
+        "photos that were delivered smaller",
+        "tests/unit/test_capture.py::test_provided_smaller_photos_are_used_when_all_fit",
+    ),
+    "I5": (
+        "a test photo that cannot be measured",
+        "tests/cli/test_evaluate_render.py::"
+        "test_a_view_that_cannot_be_measured_is_left_out_and_counted",
+    ),
+    "I6": (
+        "nerfbaselines: resume, evaluate again, compare digests",
+        "tests/nerfbaselines/test_nerfbaselines.py::"
+        "test_train_resume_render_evaluate_and_the_conformance_test_pass",
+    ),
+    "K4": (
+        "two that install at once",
+        "tests/ops/test_build.py::test_a_second_setup_waits_for_the_first",
+    ),
+}
 VOICES = {"warnings": "warning: ", "notes": ""}
 
 
@@ -136,6 +218,9 @@ def main() -> None:
         ordered = [row for _, row in sorted(rows[group], key=lambda numbered: numbered[0])]
         parts.append(f"## {group}. {title}\n\n| case | what is wrong | it says | code | left |\n")
         parts.append("| --- | --- | --- | --- | --- |\n" + "\n".join(ordered) + "\n\n")
+    elsewhere = [f"| {name} | {what} | `{test}` |" for name, (what, test) in ELSEWHERE.items()]
+    parts.append("## Cases with a test of their own\n\n| case | what is wrong | test |\n")
+    parts.append("| --- | --- | --- |\n" + "\n".join(elsewhere) + "\n")
     PAGE.write_text("".join(parts).rstrip() + "\n", encoding="utf-8")
 
 

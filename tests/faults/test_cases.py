@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from arguments.messages import MAX_LINE, ExitCode, Messages, UserError, one_line
-from tests.faults.messages import PAGE, row_of_run, row_of_scene
+from tests.conftest import ROOT
+from tests.faults.messages import ELSEWHERE, LAST_CASES, PAGE, row_of_run, row_of_scene
 from tests.faults.run_cases import RUN_CASES, RunCase, Stage
 from tests.faults.scene_cases import CASES, Case, load, model, snapshot
 from tests.faults.server import Commands
@@ -60,6 +61,20 @@ def test_fault_of_a_run_is_named_and_leaves_what_it_says(
     errors = [line for line in lines if line.startswith("error: ")]
     assert len(errors) == (ended.code in tuple(ExitCode) and ended.code != 0)
     assert_documented(row_of_run(case, said[0], tmp_path))
+
+
+def test_every_case_has_a_row_or_a_test() -> None:
+    tested = {case.name.split("-")[0] for case in (*CASES, *RUN_CASES)} | set(ELSEWHERE)
+    assert {re.sub(r"[a-z]", "", name) for name in tested} == {
+        f"{group}{number}" for group, last in LAST_CASES.items() for number in range(1, last + 1)
+    }
+    for name, (_, test) in ELSEWHERE.items():
+        if "::" not in test:
+            assert test.startswith("none: ")
+            continue
+        path, _, function = test.partition("::")
+        assert f"def {function}(" in (ROOT / path).read_text(), name
+        assert test in PAGE.read_text("utf-8")
 
 
 @pytest.mark.parametrize("name", ["cameras.bin", "images.bin", "points3D.bin"])
