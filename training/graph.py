@@ -151,8 +151,10 @@ class StaticStepper:
                 self._look(until)
                 if state.step == until:
                     break
-            if self._context.schedule.refines_at(until) and refine(state, self._context):
-                self._forget()
+        # On the stream that the state was made on: torch gives back memory that is dropped, also
+        # while kernels of another stream still read it.
+        if self._context.schedule.refines_at(until) and refine(state, self._context):
+            self._forget()
         return stats
 
     def _launch(self, step: int) -> StepStats:
@@ -253,6 +255,7 @@ class _Recorder:
         """Give back the memory of recordings that nobody holds any more."""
         if self._is_cuda:
             self._pool = torch.cuda.graph_pool_handle()
+            torch.cuda.synchronize()  # what is given back may be read by any stream until then
             torch.cuda.empty_cache()
 
 

@@ -7,6 +7,7 @@ import torch
 
 from arguments.config import TrainConfig
 from arguments.messages import Messages
+from gaussian_renderer import render
 from masks.dino_features import dino_hint
 from masks.proposals import CandidateFolder
 from masks.segments import sam_hint
@@ -14,7 +15,6 @@ from masks.static_evidence import EvidenceSettings
 from masks.static_sources import thin_hint
 from scene.capture import Capture, CaptureSettings, survey_capture
 from scene.host_memory import host_memory
-from training.branches import RenderSettings
 from training.memory import GIGA
 from training.setup import Parts, masks_of, num_branches
 from training.step import StepNumbers
@@ -109,22 +109,24 @@ def _probe(parts: Parts) -> float:
     """
     context, state = parts.context, parts.state
     device = state.result.device
-    settings = RenderSettings(
-        StepNumbers.at(state.step, context).background.to(device),
-        context.config.model.sh_degree,
-        context.config.optimization.filter,
-    )
-    branch = state.trained[0]
+    background = StepNumbers.at(state.step, context).background.to(device)
+    # Leaves of its own: those of the run must first be used on the stream that steps run on.
+    gaussians = state.trained[0].gaussians.map(lambda t: t.detach()).requires_grad_()
     camera = context.cameras[0].rows(torch.zeros(1, dtype=torch.int64, device=device))
     seconds = 0.0
     for _ in range(2):  # the first call also pays for memory that later ones reuse
         began = time.perf_counter()
-        branch.render(camera, settings).color.square().mean().backward()
+        picture = render(
+            gaussians,
+            camera,
+            background,
+            sh_degree=context.config.model.sh_degree,
+            filter_2d=context.config.optimization.filter,
+        )
+        picture.color.square().mean().backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = time.perf_counter() - began
-    for _, parameter in branch.gaussians.parameters():
-        parameter.grad = None
     trained, proxies = num_branches(context.config)
     renders = trained * trained + 0.4 * proxies  # a proxy renders without a backward pass
     return seconds * renders * STEP_OVERHEAD

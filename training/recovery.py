@@ -101,6 +101,7 @@ class Recovery:
         self.parts.state.forget()
         gc.collect()
         if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
             torch.cuda.empty_cache()
 
     def _with_lower_cap(self, config: TrainConfig, cap: int) -> TrainConfig:

@@ -9,6 +9,8 @@ import json
 import random
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from arguments.cli import parse_train
 from arguments.messages import MAX_LINE, ExitCode, Messages, UserError
 from evaluation.evaluate import Evaluation, read_metrics
 from scene.ply import read_ply
+from tests.conftest import ROOT
 from tests.cuda.memory_limits import DOUBLING, Grower, make_large_scene
 from tests.faults.kills import METHODS, Harness, first_difference
 from tests.faults.run_cases import signalled
@@ -187,6 +190,26 @@ def grower(
 ) -> Grower:
     """Runs on the large scene."""
     return Grower(large_scene, tmp_path_factory.mktemp("grower"), commands)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_run_as_a_user_starts_it_outlives_its_first_growth(
+    seed: int, large_scene: Path, tmp_path: Path
+) -> None:
+    # train.py lets torch give memory back page by page: from under a kernel, if one still reads it.
+    words = ["-s", str(large_scene), "-m", str(tmp_path), "--device", DEVICE, "--quiet"]
+    words += ["--method", "dual", "--branch_masks", "none", "none", "--seed", str(seed)]
+    ended = subprocess.run(
+        [sys.executable, "train.py", *words, "--iterations", "30", *DOUBLING],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stderr
+    # As where a leaf was first used on another stream than the one that steps run on.
+    assert "does not match the stream" not in ended.stderr
 
 
 def test_growth_beyond_the_memory_goes_on_with_a_lower_cap(grower: Grower) -> None:
