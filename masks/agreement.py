@@ -6,13 +6,14 @@ Knows poses and colours; it has no opinion on keypoints or segments.
 """
 
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Bool, Float32, Float64, UInt8
 from numpy import ndarray
 from PIL import Image
 from skimage.color import rgb2lab
@@ -38,7 +39,9 @@ class Agreement:
 
     Attributes:
         agreeing: 1 where at least two other photos show the same colours at some common depth.
-        comparable: 1 where at least two other photos look at all.
+        comparable: 1 where they do, and where at least two look and three others show the same
+            colours as each other. Where others do not even agree among themselves, as on mirrors,
+            windows and blossoms, a photo that differs from them says nothing.
     """
 
     agreeing: Float32[ndarray, "h w"]
@@ -147,19 +150,55 @@ def toned_like(
     return toned.reshape(other.shape)
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """What another photo shows where each pixel would lie at each depth.
+
+    Attributes:
+        lab: colours; of its border where it does not look.
+        looks: whether it looks there.
+    """
+
+    lab: Float32[Tensor, "D 3 h w"]
+    looks: Bool[Tensor, "D h w"]
+
+
 def _agreement(
     own: _Thumbnail, others: Sequence[_Thumbnail], inverse: Float64[Tensor, " D"]
 ) -> Agreement:
     """Where the second most alike of the others is alike at some depth."""
-    differences = torch.stack([_differences(own, other, inverse) for other in others])
+    shown = [_shown_by(other, own, inverse) for other in others]
+    differences = torch.stack(
+        [torch.where(one.looks, _unlike(one.lab, own.lab), NOT_SEEN) for one in shown]
+    )
     best = differences.topk(2, dim=0, largest=False).values[1].amin(dim=0)
-    return Agreement((best < SAME_COLOR).float().numpy(), (best < 0.5 * NOT_SEEN).float().numpy())
+    agrees, looks = best < SAME_COLOR, best < 0.5 * NOT_SEEN
+    return Agreement(
+        agrees.float().numpy(), (agrees | (looks & _others_agree(shown))).float().numpy()
+    )
 
 
-def _differences(
-    own: _Thumbnail, other: _Thumbnail, inverse: Float64[Tensor, " D"]
+def _others_agree(shown: Sequence[_Shown]) -> Bool[Tensor, "h w"]:
+    """Where one of the others looks like two more at a common depth."""
+    alike = torch.zeros(len(shown), *shown[0].looks.shape, dtype=torch.uint8)
+    for first, second in itertools.combinations(range(len(shown)), 2):
+        one, two = shown[first], shown[second]
+        same = one.looks & two.looks & (_unlike(one.lab, two.lab) < SAME_COLOR)
+        alike[first] += same
+        alike[second] += same
+    return (alike >= 2).any(dim=0).any(dim=0)
+
+
+def _unlike(
+    one: Float32[Tensor, "D 3 h w"], two: Float32[Tensor, "..."]
 ) -> Float32[Tensor, "D h w"]:
-    """How unlike each pixel's surroundings are to what `other` shows there, for each depth."""
+    """How unlike the surroundings of pixels are."""
+    summed = (one - two).abs().sum(dim=1, keepdim=True)
+    return F.avg_pool2d(summed, 3, 1, 1, count_include_pad=False)[:, 0]
+
+
+def _shown_by(other: _Thumbnail, own: _Thumbnail, inverse: Float64[Tensor, " D"]) -> _Shown:
+    """What `other` shows where the pixels of `own` would lie."""
     height, width = own.lab.shape[1:]
     rows, columns = torch.meshgrid(
         torch.arange(height).double() + 0.5, torch.arange(width).double() + 0.5, indexing="ij"
@@ -176,12 +215,10 @@ def _differences(
     places = (xy / size[:, None] * 2 - 1).transpose(1, 2)  # in [-1, 1] inside the other photo
     looks = ahead & (places.abs() <= 1).all(dim=2)
     shape = (len(inverse), height, width)
-    there = F.grid_sample(
+    lab = F.grid_sample(
         other.lab.expand(len(inverse), -1, -1, -1),
         places.reshape(*shape, 2),
         align_corners=False,
         padding_mode="border",
     )
-    unlike = (there - own.lab).abs().sum(dim=1, keepdim=True)
-    unlike = F.avg_pool2d(unlike, 3, 1, 1, count_include_pad=False)[:, 0]
-    return torch.where(looks.reshape(shape), unlike, NOT_SEEN)
+    return _Shown(lab, looks.reshape(shape))

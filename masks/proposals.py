@@ -32,7 +32,7 @@ from masks.static_sources import StaticSource, TrackSource, thin_hint
 from scene.atomic import make_folder, remove_stale
 from scene.capture import Capture, View
 
-FORMAT = 3  # of the files; a change makes every file be made again
+FORMAT = 4  # of the files; a change makes every file be made again
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class GraphSettings:
     merge: MergeSettings = field(default_factory=MergeSettings)
     """What makes two regions unlike."""
 
-    levels: tuple[float, ...] = (0.25, 0.35, 0.5, 0.7, 0.9)
+    levels: tuple[float, ...] = (0.35, 0.5, 0.7, 0.9)
     """Unlikeness up to which regions are merged, one layer of segments for each."""
 
 

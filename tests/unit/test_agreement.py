@@ -77,6 +77,7 @@ def test_a_static_wall_agrees_and_a_new_object_does_not() -> None:
     outside = np.ones((HEIGHT, WIDTH), dtype=bool)
     outside[18:42, 28:52] = False
     assert found.agreeing[inside].mean() < 0.05
+    assert found.comparable[inside].mean() > 0.95
     assert found.agreeing[outside & (found.comparable > 0)].mean() > 0.9
 
 
@@ -85,6 +86,28 @@ def test_places_at_which_only_one_other_photo_looks_are_not_comparable() -> None
     assert found is not None
     assert not found.comparable[:, :2].any()  # the others stand further to the right
     assert found.comparable[:, 40:].all()
+
+
+def test_a_place_on_which_others_do_not_agree_either_says_nothing() -> None:
+    photos = [wall_photo(SPACING * i) for i in range(5)]
+    colors = [[250, 40, 40], [40, 250, 40], [40, 40, 250], [250, 250, 40], [40, 250, 250]]
+    for photo, color in zip(photos, colors, strict=True):
+        photo[20:40, 10:70] = color  # as what glitters: another one in each photo
+    found = compare(photos)
+    assert found is not None
+    inside = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    inside[24:36, 30:50] = True
+    assert found.agreeing[inside].mean() < 0.05
+    assert found.comparable[inside].mean() < 0.05
+
+
+def test_two_photos_can_acquit_and_not_accuse() -> None:
+    photos = [wall_photo(SPACING * i) for i in range(3)]
+    photos[1] = with_block(photos[1])
+    found = compare(photos, own=1)
+    assert found is not None
+    assert found.agreeing[45:, 20:60].mean() > 0.9
+    assert found.comparable[22:38, 32:48].mean() < 0.05
 
 
 def test_another_exposure_does_not_hinder_agreement() -> None:
