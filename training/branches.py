@@ -5,7 +5,7 @@ averages another one. Knows nothing of photos or losses.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from diff_gaussian_rasterization import TileLists
@@ -63,6 +63,19 @@ class Update:
 
 
 @dataclass
+class PruneCounts:
+    """What rounds of growth have done so far that says how a set fares.
+
+    Attributes:
+        degenerate: Gaussians pruned because nothing could draw them.
+        spared_rounds: rounds in a row that pruned nothing, since too few would be left.
+    """
+
+    degenerate: int = 0
+    spared_rounds: int = 0
+
+
+@dataclass
 class TrainedBranch:
     """Gaussians that learn from photos through masks of their own.
 
@@ -70,8 +83,6 @@ class TrainedBranch:
         maskers: used in turn, one a step.
         has_filter: the 3D smoothing filter is in use.
         proxy: the branch that averages this one.
-        num_degenerate: Gaussians pruned in this session because nothing could draw them.
-        spared_rounds: rounds of growth in a row that pruned nothing, since too few would be left.
     """
 
     name: str
@@ -82,8 +93,7 @@ class TrainedBranch:
     maskers: tuple[Masker, ...]
     has_filter: bool
     proxy: "ProxyBranch | None" = None
-    num_degenerate: int = 0
-    spared_rounds: int = 0
+    pruned: PruneCounts = field(default_factory=PruneCounts)
 
     def render(self, cameras: Cameras, settings: RenderSettings) -> Render:
         """The views with gradients."""
@@ -128,14 +138,15 @@ class TrainedBranch:
         Raises:
             UserError: see `refine`.
         """
-        self.num_degenerate += refinement.num_degenerate
+        self.pruned.degenerate += refinement.num_degenerate
         if refinement.plan is None:
             return
-        self.spared_rounds = self.spared_rounds + 1 if refinement.num_spared else 0
-        if self.spared_rounds > MOST_SPARED_ROUNDS:
+        rounds = self.pruned.spared_rounds + 1 if refinement.num_spared else 0
+        self.pruned.spared_rounds = rounds
+        if rounds > MOST_SPARED_ROUNDS:
             raise UserError(
                 f"step {step}: {refinement.num_spared} of {len(self.gaussians)} Gaussians of "
-                f"branch {self.name} are transparent, for {self.spared_rounds} rounds now; "
+                f"branch {self.name} are transparent, for {rounds} rounds now; "
                 f"{LIKELY_REASONS}",
                 ExitCode.NUMERICAL,
             )

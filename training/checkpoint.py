@@ -23,7 +23,8 @@ from scene.atomic import make_folder, remove_stale, write_atomic
 from scene.tensor_file import TensorFileError, digest, read_tensors, write_tensors
 from training.state import TrainState
 
-FORMAT = 2
+FORMAT = 3
+READABLE = (2, FORMAT)  # 2 did not say what was pruned; it is counted anew
 FOLDER = "checkpoints"
 SUFFIX = ".safetensors"
 MAX_MANIFEST_BYTES = 1 << 20
@@ -220,7 +221,7 @@ def _read_manifest(path: Path) -> Manifest:
         raise DamagedError(f"{path}: the manifest is not an object")
     is_whole = "digest" in plain and raw == _text({k: v for k, v in plain.items() if k != "digest"})
     said = plain.get("format")
-    if (is_whole or "digest" not in plain) and type(said) is int and said != FORMAT:
+    if (is_whole or "digest" not in plain) and type(said) is int and said not in READABLE:
         raise _refused(f"{path}: written in format {said}, this program reads {FORMAT}")
     if not is_whole:
         raise DamagedError(f"{path}: the manifest's own digest differs")
@@ -279,7 +280,8 @@ def restore(found: Checkpoint, state: TrainState) -> None:
     """
     fresh, saved = state.tensors(), found.tensors
     # Masks learn photo by photo, so a fresh one has less to say.
-    odd = sorted(n for n in set(fresh) ^ set(saved) if n in fresh or not _is_of_mask(n))
+    missing = {n for n in set(fresh) - set(saved) if _part(n) != "pruned"}
+    odd = sorted(missing | {n for n in set(saved) - set(fresh) if not _is_of_mask(n)})
     if odd:
         what = "missing" if odd[0] in fresh else "unexpected"
         raise _refused(f"{found.path}: made with another --method or masks: '{odd[0]}' is {what}")
@@ -290,8 +292,13 @@ def restore(found: Checkpoint, state: TrainState) -> None:
     state.load(saved, found.manifest.step)
 
 
+def _part(name: str) -> str:
+    """What a tensor belongs to: `a/adam/exp_avg/means` to `adam`."""
+    return name.split("/", 2)[1] if name.count("/") > 1 else ""
+
+
 def _is_of_mask(name: str) -> bool:
-    return name.split("/", 2)[1].startswith("mask") if name.count("/") > 1 else False
+    return _part(name).startswith("mask")
 
 
 def _broken_rule(

@@ -130,7 +130,7 @@ class Health:
         self._growth_since = state.step
         self._growth = state.trained[0].growth
         self._counted_since = state.step
-        self._counted = sum(branch.num_degenerate for branch in state.trained)
+        self._counted = sum(branch.pruned.degenerate for branch in state.trained)
 
     def after_step(self, stats: StepStats) -> None:
         """The loss, and one parameter of one branch in turn; reads from the device.
@@ -192,7 +192,7 @@ class Health:
     def _look_for_spared(self) -> None:
         """Warn when a round of growth has pruned nothing, since too few would have been left."""
         for branch in self._state.trained:
-            if branch.spared_rounds:
+            if branch.pruned.spared_rounds:
                 self._warn_once(
                     f"spared {branch.name}",
                     f"step {self._state.step}: nearly all Gaussians of branch {branch.name} are "
@@ -203,7 +203,7 @@ class Health:
         """Say every so often how many Gaussians had to go because nothing could draw them."""
         if self._state.step - self._counted_since < CLEAN_EVERY:
             return
-        count = sum(branch.num_degenerate for branch in self._state.trained)
+        count = sum(branch.pruned.degenerate for branch in self._state.trained)
         if count > self._counted:
             self._messages.warn(
                 f"steps {self._counted_since} to {self._state.step}: {count - self._counted} "

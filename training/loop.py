@@ -246,6 +246,6 @@ class Run:
         """Bring run.json up to the present step."""
         state = self.parts.state
         self.record.step, self.record.num_gaussians = state.step, len(state.result)
-        self.record.num_degenerate = sum(branch.num_degenerate for branch in state.trained)
+        self.record.num_degenerate = sum(branch.pruned.degenerate for branch in state.trained)
         self.record.peak_bytes = max(self.record.peak_bytes, peak_bytes(state.result.device))
         self.record.write(self.model_path, self.messages)

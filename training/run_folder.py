@@ -40,7 +40,7 @@ class RunRecord:
         seconds: training time over all sessions, without loading and writing.
         rollbacks: how often it has gone back to a checkpoint because of bad numbers.
         backoffs: how often it has gone back because memory ran out.
-        num_degenerate: Gaussians that this session has pruned because nothing could draw them.
+        num_degenerate: Gaussians pruned so far because nothing could draw them.
         plan: the memory that the run was expected to take, before it began.
         unit: of the world that it was trained in, in units of the input; models are written in
             those of the input.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from scene.gaussians import Gaussians, side_by_side
-from training.branches import Branch, ProxyBranch, TrainedBranch
+from training.branches import Branch, ProxyBranch, PruneCounts, TrainedBranch
 from training.densification import GrowthState
 from training.optimizers import GaussianAdam
 
@@ -49,6 +49,10 @@ class TrainState:
                     f"{branch.name}/adam/{n}": t for n, t in branch.optimizer.tensors().items()
                 }
                 named |= {f"{branch.name}/growth/{n}": t for n, t in vars(branch.growth).items()}
+                named |= {
+                    f"{branch.name}/pruned/{n}": torch.tensor(count)
+                    for n, count in vars(branch.pruned).items()
+                }
                 for i, masker in enumerate(branch.maskers):
                     named |= {f"{branch.name}/mask{i}/{n}": t for n, t in masker.state().items()}
         return {name: tensor.detach() for name, tensor in named.items()}
@@ -80,6 +84,9 @@ class TrainState:
                 branch.gaussians.requires_grad_()
                 branch.optimizer.load(_on(device, parts["adam"]))
                 branch.growth = GrowthState(**_on(device, parts["growth"]))
+                branch.pruned = PruneCounts(
+                    **{n: int(t) for n, t in parts.get("pruned", {}).items()}
+                )
                 for i, masker in enumerate(branch.maskers):
                     masker.load_state(_on(device, parts.get(f"mask{i}", {})))
         self.lay_out()

@@ -12,7 +12,7 @@ from arguments.cli import parse_train
 from arguments.messages import ExitCode, Messages, UserError
 from scene.gaussians import select_rows
 from scene.host_memory import Memory
-from scene.tensor_file import read_tensors
+from scene.tensor_file import read_tensors, write_tensors
 from training import checkpoint
 from training.health import IDLE_STEPS, Health, diagnose
 from training.loop import REPORT_EVERY, Run
@@ -283,6 +283,36 @@ def test_set_that_stays_transparent_ends_the_run_with_its_checkpoint(
     assert end.value.code == ExitCode.NUMERICAL
     assert (tmp_path / "checkpoints" / "step_000015.json").is_file()
     assert not list(tmp_path.glob("point_cloud/*"))
+
+
+def test_rounds_that_prune_nothing_are_counted_beyond_a_resume(
+    make: Callable[..., Run], tmp_path: Path
+) -> None:
+    words = ("--method", "single", "--prune_opacity", "0.99", *grows_every(10))
+    with pytest.raises(UserError, match="step 30"):
+        make(*words).train()
+    again = make(*words)
+    checkpoint.restore(checkpoint.load(checkpoint.path_of(tmp_path, 15)), again.parts.state)
+    with pytest.raises(UserError, match=r"step 30: .* transparent, for 3 rounds"):
+        again.train()
+
+
+def test_checkpoint_of_the_format_before_is_gone_on_from(
+    make: Callable[..., Run], tmp_path: Path
+) -> None:
+    # Format 2 had all but what was pruned.
+    make("--method", "single").train()
+    path = checkpoint.path_of(tmp_path, LAST)
+    kept = {name: t for name, t in read_tensors(path) if "/pruned/" not in name}
+    manifest = path.with_suffix(".json")
+    plain = json.loads(manifest.read_text()) | {"format": 2, "digests": write_tensors(path, kept)}
+    plain.pop("digest")
+    manifest.write_bytes(checkpoint._text(plain))
+    again = make("--method", "single")
+    checkpoint.restore(checkpoint.load(path), again.parts.state)
+    now = again.parts.state.tensors()
+    assert all(torch.equal(now[name].cpu(), tensor) for name, tensor in kept.items())
+    assert now.keys() - kept.keys() == {"a/pruned/degenerate", "a/pruned/spared_rounds"}
 
 
 def test_degenerate_gaussians_are_pruned_counted_and_said(
