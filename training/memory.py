@@ -16,9 +16,11 @@ TRAINED_COPIES = 4.5  # parameters, gradients, two moments, and the rasterizer's
 PROXY_COPIES = 1.5
 LIST_BYTES = 300  # for each Gaussian of a render: its entries in tiles, their order, gradient slots
 PICTURE_FLOATS = 60  # for each pixel of a render: colours, gradients, SSIM windows, features
-# Of the free memory, for the allocator's gaps and the system's libraries; on the host also for the
-# copies with which a run begins (measured: 2.2 to 2.9 KB a Gaussian in all, with one branch).
-RESERVE_SHARE = {"cuda": 0.15, "cpu": 0.6}
+# Of the free memory, for the allocator's gaps and the system's libraries.
+RESERVE_SHARE = {"cuda": 0.15, "cpu": 0.25}
+# Of what Gaussians take: growth and the start of a run copy them, and a host's allocator returns
+# little (measured there: 2.2 to 2.9 KB a Gaussian in all, with one branch).
+COPIES = {"cuda": 1.0, "cpu": 2.0}
 GIGA = 1e9
 
 
@@ -86,24 +88,25 @@ class MemoryPlan:
             "mask banks": self.masks,
             "pictures": self.pictures,
             "tile lists": self.lists,
-            "reserve": self.reserve,
         }
         parts = ", ".join(f"{name} {size / GIGA:.2f}" for name, size in shown.items())
+        taken = self.total - self.reserve
         return (
-            f"plan: {self.num_gaussians} Gaussians, {self.total / GIGA:.2f} GB of "
-            f"{self.free / GIGA:.1f} GB free: {parts}"
+            f"plan: {self.num_gaussians} Gaussians, {taken / GIGA:.2f} GB ({parts}) and a reserve "
+            f"of {self.reserve / GIGA:.1f} of {self.free / GIGA:.1f} GB free"
         )
 
 
 def plan_memory(num_gaussians: int, workload: Workload, free: int) -> MemoryPlan:
     """What the run takes where so much is free."""
+    rows = int(num_gaussians * COPIES[workload.device])
     return MemoryPlan(
         num_gaussians=num_gaussians,
-        gaussians=num_gaussians * gaussian_bytes(workload.num_trained, workload.num_proxies),
+        gaussians=rows * gaussian_bytes(workload.num_trained, workload.num_proxies),
         photos=workload.photo_bytes,
         masks=workload.mask_bytes,
         pictures=workload.picture_pixels * workload.num_renders * PICTURE_FLOATS * 4,
-        lists=num_gaussians * LIST_BYTES * workload.num_renders,
+        lists=rows * LIST_BYTES * workload.num_renders,
         reserve=int(RESERVE_SHARE[workload.device] * free),
         free=free,
     )

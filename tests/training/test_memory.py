@@ -54,9 +54,15 @@ def test_no_gaussian_fits_where_the_photos_do_not() -> None:
 
 def test_line_names_every_part_and_their_sum() -> None:
     plan = plan_memory(1_000_000, MEASURED["dual"][1], free=6 * 10**9)
-    numbers = [float(n) for n in re.findall(r"(\d+\.\d\d)(?=,|$)", str(plan))]
-    assert len(numbers) == 6
-    assert sum(numbers) == pytest.approx(plan.total / 1e9, abs=0.03)
+    said = re.fullmatch(
+        r"plan: 1000000 Gaussians, ([\d.]+) GB \((.*)\) and a reserve of 0.9 of 6.0 GB free",
+        str(plan),
+    )
+    assert said
+    parts = [float(number) for number in re.findall(r"\d+\.\d\d", said[2])]
+    assert len(parts) == 5
+    assert sum(parts) == pytest.approx(float(said[1]), abs=0.03)
+    assert float(said[1]) == pytest.approx((plan.total - plan.reserve) / 1e9, abs=0.01)
 
 
 def config_of(scene: Path, *extra: str) -> TrainConfig:
