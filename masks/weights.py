@@ -156,9 +156,9 @@ def fill(model: nn.Module, weights: Weights, release: Release) -> None:
 def _absent(release: Release, path: str) -> str:
     size = f"{release.megabytes} MB" if release.megabytes else "size not known"
     digest = f", digest {release.digest}..." if release.digest else ""
+    # The path once: a line of two long ones would be cut before the address.
     return (
-        f"no weights at {path} ({size}{digest}); get them with: "
-        f"curl -L --create-dirs -o {path} {release.url}"
+        f"no weights ({size}{digest}); get them with: curl -L --create-dirs -o {path} {release.url}"
     )
 
 

@@ -68,7 +68,7 @@ def test_missing_weights_end_the_command_with_4_and_say_how_to_get_them(
     given = ["--kind", "mobile_sam", "--sam-checkpoint", tmp_path / "away.pt"]
     done = run_masks("-s", tiny_capture, "-o", tmp_path / "out", *given)
     assert done.returncode == ExitCode.ENVIRONMENT, done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: no weights at ")
+    assert done.stderr.splitlines()[-1].startswith("error: no weights ")
     assert "mobile_sam.pt" in done.stderr
     assert not (tmp_path / "out").exists()
 
