@@ -5,19 +5,18 @@ is another each time: of the state, of a step, of its recording, of growth, of t
 """
 
 import argparse
-import csv
 import random
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from arguments.messages import MAX_LINE, ExitCode, UserError
 from scene.ply import read_ply
 from scene.synthetic import CaptureSize, make_capture
-from tests.faults.kills import METHODS
+from tests.faults.kills import METHODS, write_table
 from tests.faults.server import Commands, Outcome
 from training import checkpoint
 from training.run_folder import RunRecord, read_record
@@ -174,10 +173,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         done = trials(Path(folder), told.runs, told.seed, told.jobs)
     if told.out:
-        with told.out.open("w", newline="") as file:
-            table = csv.DictWriter(file, [f.name for f in fields(Trial)])
-            table.writeheader()
-            table.writerows(asdict(trial) for trial in done)
+        write_table(told.out, done)
     bad = [trial for trial in done if trial.wrong]
     for trial in bad:
         sys.stdout.write(f"{trial}\n")

@@ -142,6 +142,13 @@ def stopped_and_continued(scene: Path, out: Path, words: list[str], rng: random.
     return run
 
 
+def state_is_that_of_its_checkpoint(run: Run, out: Path) -> bool:
+    """Whether a run has all that its checkpoint of that step holds, and nothing else."""
+    now = run.parts.state.tensors()
+    kept = checkpoint.load(checkpoint.path_of(out, run.parts.state.step)).tensors
+    return now.keys() == kept.keys() and all(torch.equal(now[n].cpu(), kept[n]) for n in kept)
+
+
 def spoilt(scene: Path, out: Path, words: list[str]) -> str:
     """What goes wrong in a run in which a number goes bad; empty where nothing does."""
     run = prepared(scene, out, words)
@@ -149,12 +156,8 @@ def spoilt(scene: Path, out: Path, words: list[str]) -> str:
     warn = run.messages.warn
 
     def look(text: str) -> None:
-        state = run.parts.state
-        if "back to step" in text:
-            kept = checkpoint.load(checkpoint.path_of(out, state.step)).tensors
-            now = state.tensors()
-            if kept.keys() != now.keys() or any(not torch.equal(now[n], kept[n]) for n in kept):
-                wrong.append(f"went back to another state than that of step {state.step}")
+        if "back to step" in text and not state_is_that_of_its_checkpoint(run, out):
+            wrong.append(f"went back to another state than that of step {run.parts.state.step}")
         warn(text)
 
     left = [1]

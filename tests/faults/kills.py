@@ -20,9 +20,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -198,6 +199,14 @@ def trials(
             yield trial
 
 
+def write_table(path: Path, trials: Sequence[Any]) -> None:
+    """A CSV with a row for each trial, all of one dataclass."""
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, [f.name for f in fields(trials[0])])
+        table.writeheader()
+        table.writerows(asdict(trial) for trial in trials)
+
+
 def main() -> int:
     """Kill, print one line a trial, and say how many failed."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -211,10 +220,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         done = list(trials(Path(folder), told.kills, told.inside, told.seed, told.device))
     if told.out:
-        with told.out.open("w", newline="") as file:
-            table = csv.DictWriter(file, [f.name for f in fields(Trial)])
-            table.writeheader()
-            table.writerows(asdict(trial) for trial in done)
+        write_table(told.out, done)
     bad = [trial for trial in done if trial.differs or trial.broken]
     for trial in bad:
         sys.stdout.write(f"{trial}\n")

@@ -13,6 +13,7 @@ from arguments.messages import ExitCode, Messages, UserError
 from scene.gaussians import select_rows
 from scene.host_memory import Memory
 from scene.tensor_file import read_tensors, write_tensors
+from tests.faults.combinations import state_is_that_of_its_checkpoint
 from training import checkpoint
 from training.health import IDLE_STEPS, Health, diagnose
 from training.loop import REPORT_EVERY, Run
@@ -101,13 +102,6 @@ def test_every_branch_of_ema_is_watched(branch: int, make: Callable[..., Run]) -
     name = run.parts.state.branches[branch].name
     assert any(f"means of Gaussian {ROW} (branch {name})" in w for w in run.messages.warnings)
     assert (run.parts.state.step, run.record.rollbacks) == (LAST, 1)
-
-
-def state_is_that_of_its_checkpoint(run: Run, out: Path) -> bool:
-    """Whether a run has all that its checkpoint of that step holds, and nothing else."""
-    now = run.parts.state.tensors()
-    kept = checkpoint.load(checkpoint.path_of(out, run.parts.state.step)).tensors
-    return now.keys() == kept.keys() and all(torch.equal(now[n].cpu(), kept[n]) for n in kept)
 
 
 @pytest.mark.parametrize("saved_at", [0, 6, 15], ids=["before", "early", "late"])
